@@ -25,10 +25,10 @@ try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
-    sys.exit(f"{error.name}: not installed; run `pip install numpy onnxruntime av`")
+    sys.exit(f"{error.name}: not installed; run `pip install numpy 'onnxruntime>=1.17' av`")
 
 MOST = 5  # classes of a line of --json
-OLDEST = "ONNXRUNTIME"  # oldest onnxruntime that reads the files of `everest export`
+OLDEST = "1.17"  # oldest onnxruntime that reads the files of `everest export`
 STALL_SECONDS = 20.0  # without data from a stream, after which this program ends
 CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}  # by sys.platform
 
@@ -82,7 +82,10 @@ def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
         else:
             awaits_key = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
         if awaits_key:
-            place = "" if packet.pts is None else f" at {float(packet.pts * packet.time_base):.1f} s"
+            start = packet.stream.start_time or 0
+            place = (
+                "" if packet.pts is None else f" at {float((packet.pts - start) * packet.time_base):.1f} s"
+            )
             print(f"{source}: damaged{place}; left out up to the next keyframe", file=sys.stderr)
         yield from (frame for frame in frames if not frame.is_corrupt)
 

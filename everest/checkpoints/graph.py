@@ -31,7 +31,7 @@ from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens
 from everest.models.image_classifier import NO_TOKENS
 from everest.models.pooling import NUM_STATISTICS
-from everest.system.text import parse_json
+from everest.system.text import MAX_REASON_LENGTH, parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -224,8 +224,12 @@ def open_exported(file: Path) -> ExportedClassifier:
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):  # onnxruntime's errors share no base class
             raise
-        reason = shorten(str(error).strip().split("\n")[0])
-        raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason})") from error
+        # "[ONNXRuntimeError] : 1 : FAIL : Load model from FILE failed:/x.cc:1 f(A&, B&) Unsupported …"
+        reason = str(error).strip().partition("\n")[0].rpartition(" failed:")[2]
+        reason = shorten(
+            reason.partition(") ")[2] if reason.startswith("/") else reason, most=MAX_REASON_LENGTH
+        )
+        raise CheckpointError(f"{file}: onnxruntime cannot read it ({reason}); {INSTALL_FIX}") from error
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_classifier = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"

@@ -33,6 +33,7 @@ MOST_PRECISION_LOSS: Final = 0.5  # heuristic: share of the outputs' std; above 
 BARELY_FASTER: Final = 0.9  # heuristic: the share of fp32's time that makes int8 worth a change
 COMPARED_BATCHES: Final = (1, 3)  # differ from the traced size, to detect a fixed batch size
 TRACED_BATCH: Final = 2
+IR_VERSION: Final = 9  # with opset 20: onnxruntime 1.17 and later; torch writes 10, which needs 1.18
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 MOST_GIGABYTES: Final = 2.13  # maximum for weights: protobuf ends at 2**31 bytes; the rest is for the graph
 
@@ -207,6 +208,7 @@ def _export_program(graph: Graph) -> Any:
         verbose=False,
     )
     assert program is not None
+    program.model.ir_version = IR_VERSION
     program.model.metadata_props.update(graph.metadata)
     return program
 

@@ -2,14 +2,18 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
+from processes import start, wait_until
 from small_runs import called, json_of, onnx_session, refused, run
 from torch import Tensor
 
@@ -73,6 +77,18 @@ def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, c
     kinds = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("QuantizeLinear") == 2 * 4  # the inputs of the four products of each of two blocks
     assert file.stat().st_size < onnx_file.stat().st_size
+
+
+def test_files_have_the_oldest_format_that_gives_the_same_numbers(onnx_file: Path, int8, tmp_path: Path):
+    for file in (onnx_file, Path(int8["written"][0])):
+        model = onnx.load(file)
+        assert (model.ir_version, model.opset_import[0].version) == (9, 20)  # of onnxruntime 1.17
+        frames = torch.randn(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0)).numpy()
+        outputs = onnx_session(file).run(None, {"frames": frames})
+        model.ir_version = 10  # as torch writes it
+        onnx.save(model, tmp_path / "newer.onnx")
+        newer = onnx_session(tmp_path / "newer.onnx").run(None, {"frames": frames})
+        assert all(map(np.array_equal, outputs, newer))
 
 
 def test_int8_is_compared_on_new_clips_and_shows_progress(classifier_run, clip_files, tmp_path, monkeypatch):
@@ -175,6 +191,9 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     for content in (b"no graph", b""):
         other.write_bytes(content)
         assert "onnxruntime cannot read it" in refused("eval --checkpoint", other, *recipe, code=6)
+    onnx.save(of_unknown_version(model), other)
+    message = refused("eval --checkpoint", other, *recipe, code=6)
+    assert "onnxruntime cannot read it (Unsupported model IR version: 99, max supported" in message
     value = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([], "one output", [value], [value])
     model = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -207,6 +226,50 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
 def classified(*arguments: object) -> subprocess.CompletedProcess[str]:
     """What docs/examples/classify.py printed."""
     return subprocess.run([sys.executable, EXAMPLE, *map(str, arguments)], capture_output=True, text=True)
+
+
+def of_unknown_version(model: Any) -> Any:
+    """The model in a format that no onnxruntime reads, as an old one does not read ours."""
+    newer = onnx.ModelProto()
+    newer.CopyFrom(model)
+    newer.ir_version = 99
+    return newer
+
+
+def of_unknown_operator(model: Any) -> Any:
+    newer = onnx.ModelProto()
+    newer.CopyFrom(model)
+    next(node for node in newer.graph.node if node.op_type == "Gelu").op_type = "NewGelu"
+    return newer
+
+
+def of_unknown_opset(model: Any) -> Any:
+    newer = onnx.ModelProto()
+    newer.CopyFrom(model)
+    newer.opset_import[0].version = 99
+    return newer
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (of_unknown_version, "Unsupported model IR version: 99, max supported IR version: "),
+        (of_unknown_opset, "Opset 99 is under development"),
+        (of_unknown_operator, "NewGelu"),
+    ],
+)
+def test_the_example_passes_on_why_onnxruntime_refuses_a_file(
+    onnx_file, clip_files, tmp_path, change, reason
+):
+    onnx.save(change(onnx.load(onnx_file)), tmp_path / "x.onnx")
+    ended = classified(tmp_path / "x.onnx", clip_files / "clip2.mp4")
+    assert ended.returncode == 1
+    prefix = f"{tmp_path / 'x.onnx'}: onnxruntime {onnxruntime.__version__} cannot read it: "
+    assert ended.stderr.startswith(prefix)
+    assert reason in ended.stderr
+    assert "logging::Logger" not in ended.stderr
+    assert ended.stderr.endswith("(files of `everest export` need onnxruntime 1.17 or newer)\n")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, clip_files: Path):
@@ -248,6 +311,50 @@ def test_the_example_goes_on_after_a_damaged_packet(onnx_file: Path, clip_files:
     assert len(starts) == 3 < len(intact.stdout.splitlines())
 
 
+@pytest.fixture(scope="module")
+def late_stream(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transport stream whose first frame is shown at 1.375 s, as many muxers write it."""
+    stream = tmp_path_factory.mktemp("late") / "late.ts"
+    with av.open(clip_files / "clip2.mp4") as source, av.open(stream, "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is not None and packet.dts is not None:
+                delay = round(1.375 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + delay, packet.dts + delay, copy
+                target.mux(packet)
+    with av.open(stream) as container:
+        assert next(container.decode(video=0)).time == 1.375
+    return stream
+
+
+def test_the_example_counts_time_from_the_first_frame(onnx_file: Path, late_stream: Path):
+    lines = [
+        json.loads(line) for line in classified(onnx_file, late_stream, 0.5, "--json").stdout.splitlines()
+    ]
+    assert [line["start"] for line in lines] == [0, 0.5, 1, 1.5]
+    assert [line["end"] for line in lines][:3] == [0.5, 1, 1.5]
+
+
+def test_the_example_ends_when_a_stream_stalls(onnx_file: Path, late_stream: Path):
+    content = late_stream.read_bytes()
+    code = f"import sys; sys.path.insert(0, {str(EXAMPLE.parent)!r}); import classify; "
+    code += "classify.STALL_SECONDS = 1.0; classify.main()"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for sent in (b"", content):  # no data at all, or none after a while
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+            command = [sys.executable, "-c", code, onnx_file, address, "0.5"]
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process:
+                connection, _ = server.accept()
+                connection.sendall(sent)
+                shown, message = process.communicate(timeout=120)
+                connection.close()
+            assert process.returncode == 1
+            assert message.splitlines()[-1] == f"{address}: no data for 1 s; check the address and its sender"
+            assert bool(shown) == bool(sent)
+
+
 def test_the_example_refuses_what_is_no_video_in_a_line(onnx_file: Path, tmp_path: Path):
     (tmp_path / "text.mp4").write_text("no video")
     for source in (tmp_path / "text.mp4", tmp_path / "none.mp4"):
@@ -281,3 +388,12 @@ def test_an_export_writes_the_program_beside_the_file_and_keeps_the_users_own(cl
     program.write_text("mine")
     called(*command, tmp_path / "b.onnx")
     assert program.read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_export_leaves_nothing(how: signal.Signals, classifier_run: Path, tmp_path: Path):
+    process = start("export", classifier_run, "--to", "onnx", "-o", tmp_path / "a.onnx", group=False)
+    wait_until(lambda: any(tmp_path.iterdir()), process)
+    process.send_signal(how)
+    assert process.wait(timeout=120) == 128 + how
+    assert list(tmp_path.iterdir()) == []

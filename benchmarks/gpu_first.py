@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any, Literal, cast
@@ -145,30 +146,29 @@ class Device:
     def is_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def _stamp(self) -> Any:
+        """The present moment: of a GPU, when its queue comes to it."""
+        if not self.is_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
     def timed(self, work: Callable[[], object], *, warm_up: int = WARM_UP, most: int = 200) -> Row:
         """Milliseconds of a call: by events of a GPU, which queues calls as in training, or by the clock."""
         for _ in range(warm_up):
             work()
-        ms, events = [], []
-        began = time.perf_counter()
-        while len(ms) + len(events) < 5 or (
-            time.perf_counter() - began < self.seconds and len(ms) + len(events) < most
-        ):
-            if not self.is_gpu:
-                start = time.perf_counter()
-                work()
-                ms.append(1000 * (time.perf_counter() - start))
-                continue
-            pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            pair[0].record()
+        stamps, began = [self._stamp()], time.perf_counter()
+        while len(stamps) < 6 or (_since(began) < self.seconds and len(stamps) <= most):
             work()
-            pair[1].record()
-            events.append(pair)
-            if len(events) % 8 == 0:  # otherwise calls queue for much longer than `seconds`
+            stamps.append(self._stamp())
+            if self.is_gpu and len(stamps) % 8 == 0:  # otherwise calls queue for much longer than `seconds`
                 torch.cuda.synchronize()
-        if events:
+        if self.is_gpu:
             torch.cuda.synchronize()
-            ms = [start.elapsed_time(end) for start, end in events]
+            ms = [start.elapsed_time(end) for start, end in pairwise(stamps)]
+        else:
+            ms = [1000 * (end - start) for start, end in pairwise(stamps)]
         return {**spread("ms", ms), "calls": len(ms)}
 
 

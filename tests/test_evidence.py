@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from evidence_page import BLOCK, claims_table, draw_figures, filled, lvmae_results, page_blocks, read_results
+from evidence_page import BLOCK, draw_figures, filled, page_blocks, read_results
 from evidence_tables import CLAIMS, CLIPS_CLAIMS, Claim, clips_claims
 from run_evidence import CLIPS, FILES, LABELED, PARTS, of_every_set, sweep_of
 
@@ -64,25 +64,26 @@ def test_every_arm_has_a_valid_recipe(part: str):
 
 
 @pytest.mark.slow
-def test_all_of_the_evidence_runs_quickly(tmp_path: Path, shared: Path):
+def test_sweeps_on_rendered_and_on_real_clips_run_quickly(tmp_path: Path, shared: Path):
     command = [sys.executable, ROOT / "benchmarks" / "run_evidence.py", tmp_path, "--quick"]
-    command += ["--videos", shared / "videos" / "actions", "--sets", "surveillance2"]
-    subprocess.run(command, check=True, timeout=3600)  # eight times what a quiet machine takes
+    command += ["--only", "order,order-clips", "--videos", shared / "videos" / "actions"]
+    subprocess.run([*command, "--sets", "surveillance2"], check=True, timeout=1800)
     results = read_results(tmp_path / "quick" / "results")
-    parts = {claim.part for claim in (*CLAIMS, *CLIPS_CLAIMS)} - {"lvmae"}  # whose rows are older than sweeps
-    assert parts <= set(results)
+    assert results.keys() == {"order", "order-clips"}
     for document in results.values():
         assert document["jobs"]["finished"] == document["jobs"]["all"] > 0
         assert document["failures"] == []
-    rows = claims_table({**results, "lvmae": lvmae_results()}).splitlines()
-    missing = [row for row in rows if "not measured" in row]
-    assert all(row.startswith("| on ") and "on surveillance2," not in row for row in missing)
-    for row in clips_claims(results).splitlines()[2:]:
-        cells = row.split(" | ")[2:]
-        assert [cell.strip(" |") == "not measured" for cell in cells] == [False, *[True] * 4]
-    for image in draw_figures(results, tmp_path):
-        assert image.stat().st_size > 10_000
-    assert results["methods"]["videos"]["unlabeled"] == 64
+    measured = [
+        row for row in clips_claims(results).splitlines()[2:] if row.split(" | ")[2] != "not measured"
+    ]
+    assert len(measured) == sum(claim.part == "order-clips" for claim in CLIPS_CLAIMS) > 0
+
+
+@pytest.mark.slow
+def test_the_committed_results_draw_the_figures(tmp_path: Path):
+    images = draw_figures(read_results(), tmp_path)
+    assert len(images) == 3
+    assert all(image.stat().st_size > 10_000 for image in images)
 
 
 def test_the_findings_have_the_intervals_of_the_tables():

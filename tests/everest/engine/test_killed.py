@@ -59,7 +59,7 @@ def test_a_run_killed_before_its_recipe_is_written_is_started_again(command, tmp
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights(command, tmp_path, autoencoder_run, options):
     run, change, ended = tmp_path / "run", 0, False
     while not ended:
-        change += 1
+        change += 1 if change < 8 and not options else 3  # later changes repeat themselves from step to step
         if options:
             called(*command, "--overwrite")
         ended = ran_until(change, [*command, *options], run)
@@ -99,8 +99,8 @@ def test_unfinished_files_of_a_killed_save_are_removed_and_no_others(command, au
 
 @pytest.mark.slow
 def test_killed_runs_are_resumed_to_the_same_bits(tmp_path: Path):
-    found = kill_runs(tmp_path, kills=30, seed=0, processes=[1, 2], jobs=1)
-    assert found["kills"] >= 30
+    found = kill_runs(tmp_path, kills=8, seed=0, processes=[1, 2], jobs=1)
+    assert found["kills"] >= 8
     assert (found["unequal"], found["refused"], found["tracebacks"]) == (0, [], 0)
 
 
@@ -139,9 +139,8 @@ def test_a_run_whose_terminal_is_closed_saves_and_ends(tmp_path: Path, recipe: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--gpus", "cpu"], TWO])
-def test_under_nohup_a_run_goes_on(tmp_path: Path, recipe: Path, options: list[str]):
-    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
+def test_under_nohup_a_run_goes_on(tmp_path: Path, recipe: Path):
+    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *TWO]
     command = ["nohup", sys.executable, "-m", "everest_cli", *command, "--set", "pretrain.epochs=20"]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(list(map(str, command)), stdout=quiet, stderr=quiet) as ended:

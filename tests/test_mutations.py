@@ -26,7 +26,7 @@ tests/everest/methods/test_tokens.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
 tests/everest/test_parity.py::test_everest_pretraining_equals_the_released_program
   everest/methods/importance.py
-    first slice zero: first if copy else => first if not copy else
+    first slice zero: if first_slice == "copy" else => if first_slice != "copy" else
   everest/methods/selection.py
     order ascending: self.order == "descending" => self.order != "descending"
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep

@@ -38,11 +38,10 @@ from everest_workflows.project.verdict import MOST_CLASSES, MOST_NAMES
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED
 from everest_workflows.suggest.model_size import NETWORK_SHARE, fit_latency
 from everest_workflows.suggest.rules import find_device
-from everest_workflows.suggest.suggestion import StageTime, Suggestion, suggest_recipe
+from everest_workflows.suggest.suggestion import Suggestion, suggest_recipe
 
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
-SPARE: Final = 1.2  # heuristic: times the hours that a warning names, because measured speeds vary
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
@@ -93,10 +92,14 @@ def make_plan(request: Request, folder: Path, report: Report) -> Plan:
         if request.hours is not None:
             planned = suggestion.times
             suggestion = _fit_to_hours(request.hours, suggestion, sizes, lists)
-            for problem, fix in _check_steps(request, suggestion, planned, sizes, lists):
-                trains_network = request.model == NETWORK or request.unlabeled is not None
-                result = "a model hardly learns" if trains_network else "no network is trained"
-                report(warning(f"{problem}, so {result}; {fix}"))
+            for time, before in zip(suggestion.times, planned, strict=True):
+                if time.steps < min(FEWEST_STEPS, before.steps):  # data sets of few clips need few steps
+                    trains_network = request.model == NETWORK or request.unlabeled is not None
+                    result = "a model hardly learns" if trains_network else "no network is trained"
+                    problem = (
+                        f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
+                    )
+                    report(warning(f"{problem}, so {result}; give more hours"))
     if trains_network or request.unlabeled is not None:
         seconds = _estimate_seconds(suggestion, sizes, lists)
     else:
@@ -135,26 +138,6 @@ def _fit_to_hours(
         key=lambda part: _estimate_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
     )
     return suggestion.within(fitting / 1000 * budget)
-
-
-def _check_steps(
-    request: Request,
-    suggestion: Suggestion,
-    planned: Sequence[StageTime],
-    sizes: Mapping[str, int],
-    lists: ProjectLists,
-) -> Iterator[tuple[str, str]]:
-    """Yields each stage that --hours leaves too few steps for, and the hours that it needs.
-
-    `planned` are the stages without --hours, which may have few steps by themselves.
-    """
-    for time, planned_time in zip(suggestion.times, planned, strict=True):
-        fewest = min(FEWEST_STEPS, planned_time.steps)
-        if time.steps < fewest and time.clips_per_second is not None:
-            needed = suggestion.within(fewest * time.batch_size / time.clips_per_second)
-            enough = SPARE * _estimate_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
-            problem = f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
-            yield problem, f"give --hours {math.ceil(100 * enough) / 100:g} for the {fewest} that it needs"
 
 
 def _estimate_seconds(
@@ -215,12 +198,12 @@ def _make_document(
     if lists.subjects:
         names = first_names(lists.subjects, MOST_NAMES)
         lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
-    if trains_network:
-        lines += _check_network(lists, all_samples, len(samples.get("val", ())))
-    else:
-        is_asked = request.model == "linear" or request.hours is not None
-        more = "" if is_asked else "; --hours 1 also fine-tunes a network, in about an hour"
-        lines.append(f"candidates: linear models only{more}")
+    if not trains_network:
+        lines.append("candidates: linear models only (--hours H also fine-tunes a network)")
+    compared = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if trains_network and compared < FEWEST_TO_CHOOSE:
+        size = plural(compared, ListSize.of(all_samples).noun)
+        lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
     time = suggestion.network_time if request.trains_network or request.init is not None else None
     lines += [*_describe_model(suggestion, time), *map(str, times)]
     lines.append(_total_text(seconds, trainings, trains_network))
@@ -252,17 +235,6 @@ def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bo
 def slow_down() -> float:
     """How much longer a job takes than on an idle machine: the number of programs for each core."""
     return max(1.0, getloadavg()[0] / num_cores())
-
-
-def _check_network(lists: ProjectLists, samples: Sequence[Sample], validation: int) -> Iterator[str]:
-    """Warns if a network is compared on few samples; `validation` is the size of their list without folds."""
-    chosen_on = len(samples) // len(lists.folds) if lists.folds else validation
-    if not chosen_on:
-        yield "warning: no validation list to compare a network on; --model network trains one"
-    elif chosen_on < FEWEST_TO_CHOOSE:
-        each = " in each fold" if lists.folds else ""
-        size = plural(chosen_on, ListSize.of(samples).noun)
-        yield f"warning: a network is compared on only {size}{each}"
 
 
 def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:

@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
@@ -132,8 +132,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in signature(command).parameters.items():
         options = [(name, parameter.default, hints[name])]
         if is_dataclass(hints[name]):
-            groups[name], kinds = hints[name], get_type_hints(hints[name])
-            options = [(field.name, field.default, kinds[field.name]) for field in fields(groups[name])]
+            groups[name], kinds = hints[name], get_type_hints(hints[name], include_extras=True)
+            options = [_option_of(each, kinds[each.name]) for each in fields(groups[name])]
         parameters += [
             Parameter(key, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
             for key, default, kind in options
@@ -149,6 +149,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__ = command.__doc__
     return run
+
+
+def _option_of(field: Field[Any], kind: Any) -> tuple[str, Any, Any]:
+    """The name, the default as typer takes it, and the type of a field, which may say how it is shown."""
+    if get_origin(kind) is not Annotated:
+        return field.name, field.default, kind
+    (names, text), *others = kind.__metadata__
+    settings = next((each for each in others if isinstance(each, dict)), {})
+    return field.name, option(names, text, field.default, **settings), kind.__origin__
 
 
 def is_on_cpu(gpus: str) -> bool:

@@ -19,6 +19,7 @@ from everest.system.run_folder import DecoderStart
 from everest_cli import options as o
 from everest_cli.options import argument, local_path, option, refuse, run_in_each_process
 from everest_cli.output import Display, print_json, say
+from everest_workflows.project.options import ProjectOptions
 
 if TYPE_CHECKING:
     from everest.config.stage_settings import RunStage
@@ -171,35 +172,15 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectOptions:
+class TrainProjectOptions(ProjectOptions):
     """The options of `everest train`, by the names of the arguments of `everest.train`."""
 
-    annotations: list[Path] | None = option(
-        "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
-    )
     observers: list[str] | None = o.OBSERVER
     subject: str | None = o.SUBJECT
-    unlabeled: Path | None = option("--unlabeled DIR", "Folder or list of videos to pre-train on first.")
-    init: str = option(*o.INIT, "none")
-    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME].")
-    group: str | None = option(
-        "--group G",
-        "Pattern for file names that captures the person or animal, whose videos stay in one list; see "
-        "`prepare split`; `subject`: of the annotations [the column `group` of a list, else one group per "
-        "recording or video].",
-    )
-    folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3)
-    hours: float | None = option("--hours H", "Train a network, too, in about H hours.", min=0.01, max=10_000)
-    model: Literal["auto", "network", "linear"] = option(
-        "--model", "What to deliver: the best candidate on the validation videos, or one of a kind.", "auto"
-    )
-    latency: float | None = option(
-        "--latency MS",
-        "Choose the model's size so that it needs at most MS milliseconds for a clip on one CPU thread.",
-        min=0.01,
-    )
+    init: str | None = option(*o.INIT, "none")
     task: TaskName | None = o.TASK
     overrides: list[str] | None = o.OVERRIDES
+    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME].")
     overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False)
     dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False)
 
@@ -211,7 +192,7 @@ def train(
         "A folder of class folders or of lists (train.csv, …), or a list; with --annotations, of recordings.",
         parser=local_path,
     ),
-    options: ProjectOptions,
+    options: TrainProjectOptions,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
@@ -226,9 +207,8 @@ def train(
     from everest_workflows.project.train import train as train_project
     from everest_workflows.project.verdict import list_verdict
 
-    lists: dict[str, Any] = {"observers": options.observers or (), "overrides": options.overrides or ()}
     with Display(quiet=quiet) as display:
-        result: dict[str, Any] = train_project(videos[0], **vars(options) | lists, report=display.report)
+        result: dict[str, Any] = train_project(videos[0], **vars(options), report=display.report)
     if as_json:
         print_json(result)
     else:

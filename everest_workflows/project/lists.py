@@ -26,7 +26,8 @@ from everest.video.reader import video_info
 from everest.video.stream import VideoError
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
 from everest_workflows.annotations.codings import VideoAnnotations
-from everest_workflows.project.request import FEWEST_FOLDS, WINDOWS, ProjectLists, Request
+from everest_workflows.project.options import FEWEST_FOLDS
+from everest_workflows.project.request import WINDOWS, ProjectLists, Request
 from everest_workflows.recordings.window_labels import read_bouts
 from everest_workflows.recordings.window_lists import WindowSettings, write_windows
 from everest_workflows.suggest.data_section import (

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from pydantic import InstanceOf, TypeAdapter
@@ -21,7 +21,15 @@ from everest.config.recipe_files import RecipeFile
 from everest.config.stage_settings import STAGES
 from everest.errors import DataError, RecipeError, differing
 from everest.lists.sources import LIST_FILES
-from everest.system.files import IN_USE_FIX, PART_SUFFIX, check_new_folder, refuse_inputs, write_text
+from everest.system.files import (
+    IN_USE_FIX,
+    PART_SUFFIX,
+    absolute_keeping_links,
+    check_new_folder,
+    refuse_inputs,
+    write_text,
+)
+from everest.system.hub import absolute_name
 from everest.system.locks import refuse_running
 from everest.system.moved_folder import FOLDERS_KEY, moved
 from everest.system.run_folder import (
@@ -37,6 +45,7 @@ from everest.system.run_folder import (
 from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 from everest_workflows.annotations.codings import BoutFilter
+from everest_workflows.project.options import FEWEST_FOLDS, ProjectOptions
 from everest_workflows.project.result import RESULT
 from everest_workflows.suggest.data_section import has_class_folders
 
@@ -54,29 +63,37 @@ SUGGESTED: Final = RecipeFile(
     text="{base: custom, pretrain: {objective: views, steps: 1}, finetune: {steps: 1}}",
     folder=None,
 )
-FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
-
-
-ModelChoice = Literal["auto", "network", "linear"]  # auto: the best candidate by validation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked for; paths are absolute."""
+class Request(ProjectOptions):
+    """What was asked for; paths are absolute, also in `init` (see `everest.system.hub.absolute_name`)."""
 
     videos: InstanceOf[str]  # not `str`: names of files need not be UTF-8
     annotations: list[InstanceOf[str]] = field(default_factory=list)
     observers: list[str] = field(default_factory=list)
-    subject: str | None = None
     unlabeled: InstanceOf[str] | None = None
-    init: InstanceOf[str] | None = None  # weights to start from, as `everest.system.hub.absolute_name`
-    group: str | None = None
+    init: InstanceOf[str] | None = None
     task: Task | None = None
-    folds: int | None = None
-    hours: float | None = None
-    model: ModelChoice = "auto"
-    latency: float | None = None  # milliseconds of the network for a clip, on one thread of a CPU
     overrides: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, videos: str | Path, **options: Any) -> Request:
+        """The request for these videos; `options` are those of `ProjectOptions`."""
+        given = ProjectOptions(**options)
+        named: Any = given.annotations  # a notebook may give a single file
+        files = [named] if isinstance(named, str | Path) else named or ()
+        return cls(
+            **vars(given)
+            | {
+                "videos": _format_path(videos),
+                "annotations": sorted(set(map(_format_path, files))),
+                "observers": sorted(given.observers or ()),
+                "unlabeled": None if given.unlabeled is None else _format_path(given.unlabeled),
+                "init": None if given.init in (None, "none") else absolute_name(given.init),
+                "overrides": with_warmup(given.overrides or ()),
+            }
+        )
 
     @property
     def trains_network(self) -> bool:
@@ -171,6 +188,11 @@ def read_project(folder: Path) -> Project:
         document = load_json(folder / PROJECT_FILE, fix=IN_USE_FIX)
         folders = {FOLDERS_KEY: document.get(FOLDERS_KEY, [])}
         return validate(TypeAdapter(Project), moved(document, folder) | folders)
+
+
+def _format_path(path: str | Path) -> str:
+    """An absolute path, the same from wherever it is named; a link keeps its name."""
+    return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

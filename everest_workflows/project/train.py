@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any
 
 from everest import stages
-from everest.config.heads import Task
 from everest.config.settings import Recipe
 from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
@@ -22,12 +21,10 @@ from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event, notice
 from everest.system.files import (
     IN_USE_FIX,
-    absolute_keeping_links,
     check_new_folder,
     make_folder,
     write_text,
 )
-from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
 from everest.system.moved_folder import move_files, moved
 from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE
@@ -42,13 +39,11 @@ from everest_workflows.project.request import (
     LISTS,
     PRETRAIN,
     REPORT,
-    ModelChoice,
     Project,
     Request,
     clear_project,
     find_project,
     read_project,
-    with_warmup,
     write_document,
 )
 from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
@@ -60,22 +55,11 @@ from everest_workflows.suggest.model_size import measure_network_time, measure_r
 def train(
     videos: str | Path,
     *,
-    annotations: str | Path | Sequence[str | Path] | None = None,
-    observers: Sequence[str] = (),
-    subject: str | None = None,
-    unlabeled: str | Path | None = None,
-    init: str | Path | None = None,
     output: str | Path | None = None,
-    group: str | None = None,
-    task: Task | None = None,
-    folds: int | None = None,
-    hours: float | None = None,
-    model: ModelChoice = "auto",
-    latency: float | None = None,
-    overrides: Sequence[str] = (),
     overwrite: bool = False,
     dry_run: bool = False,
     report: Report = ignore_event,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train and test a model of your videos in one folder, as `everest train`.
 
@@ -84,49 +68,19 @@ def train(
     Args:
         videos: a folder with a folder of videos for each class, a folder of the lists train.csv, val.csv and
             test.csv, a list, or with `annotations` a folder of recordings.
-        annotations: bouts in the recordings, in a file or files of any kind that `everest prepare
-            annotations` reads; predictions give way to the bouts of a person.
-        observers: whose bouts count where several people coded a recording; `*` stands for any text.
-        subject: only the bouts of this subject, such as an animal; None: of all.
-        unlabeled: a folder or list of videos to pre-train on first.
-        init: the weights to start from, as of `everest.finetune`; clips and encoder follow from them. None or
-            "none": from scratch.
         output: the folder of the project; None: `runs/train/NAME`.
-        group: what keeps videos in one list, as `everest prepare split --group`, or `subject`: recordings
-            that share a subject of the annotations; None: the column `group` of a list, the recording of a
-            window, else each video alone.
-        task: single-label, multi-label or regression; None: as the labels show.
-        folds: divide the groups into this many parts, and test on each in turn; the model that is delivered
-            learns from all videos.
-        hours: the time that training, validations and tests may take together, by the speed measured here.
-        model: what to deliver: the best candidate by validation (auto), the network, or a linear model.
-        latency: the most milliseconds that the network may need for a clip on one thread of a CPU, by which
-            the size of the model is chosen, here measured; the test has one view of each video.
-        overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
         report: receives the progress and notices (everest.system.events).
+        options: the other options of `everest train`, by the names of `ProjectOptions`: annotations (a file
+            or several), observers, subject, unlabeled, init, group, folds, hours, model, latency, task and
+            overrides (`section.key=value` texts).
     Returns:
         The document of `everest train --json`, with `dry_run` the plan.
     Raises:
         UserError: the videos, the labels or the environment do not allow it; see everest.errors.
     """
-    files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
-    request = Request(
-        videos=_format_path(videos),
-        annotations=sorted(set(map(_format_path, files))),
-        observers=sorted(observers),
-        subject=subject,
-        unlabeled=None if unlabeled is None else _format_path(unlabeled),
-        init=None if init in (None, "none") else absolute_name(init),
-        group=group,
-        task=task,
-        folds=folds,
-        hours=hours,
-        model=model,
-        latency=latency,
-        overrides=with_warmup(overrides),
-    )
+    request = Request.of(videos, **options)
     started = monotonic()
     videos = Path(request.videos)
     name = videos.stem if videos.is_file() else videos.absolute().name
@@ -150,11 +104,6 @@ def train(
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.signal).name
         raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
-
-
-def _format_path(path: str | Path) -> str:
-    """An absolute path, the same from wherever it is named; a link keeps its name."""
-    return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def _name_folder(folder: Path) -> list[str]:

@@ -33,6 +33,7 @@ GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --gro
 class Recordings(NamedTuple):
     """The recordings of a saved timeline that have windows."""
 
+    paths: Mapping[str, str]  # of the files
     extents: Extents
     predicted: Mapping[str, list[Bout]]  # bouts by recording
     classes: Sequence[str]
@@ -96,8 +97,9 @@ def budget(
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
         length = window_length(footage.extents, labeled, window)
+        paths = _find_recordings(footage.paths, timeline)
         windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
-        _write_windows(output, windows, labeled, footage.classes, group, whose)
+        _write_windows(output, windows, paths, labeled, footage.classes, group, whose)
         for name, videos in groups.items():
             if (num_drawn := sum(each.video in videos for each in windows)) < draw:
                 say(f"{name}: only {plural(num_drawn, 'window')} left")
@@ -136,7 +138,23 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
     classes = timelines.classes.names_of_head(timelines.classes.heads[0])
-    return Recordings(timelines.extents, predicted, classes, by_rules.smooth, command)
+    paths = {each.video: each.path for each in timelines.videos if each.video in predicted}
+    return Recordings(paths, timelines.extents, predicted, classes, by_rules.smooth, command)
+
+
+def _find_recordings(paths: Mapping[str, str], timeline: Path) -> dict[str, str]:
+    """The files of recordings; a relative path may begin in a folder above the saved timeline."""
+    from everest.system.storage import parse_location
+
+    found = {}
+    for name, path in paths.items():
+        location = parse_location(path)
+        places = [location, *(folder / path for folder in timeline.absolute().parents)]
+        found[name] = next((str(place) for place in places if place.exists()), None)
+    if missing := [paths[name] for name, path in found.items() if path is None]:
+        fix = "restore them, or run budget in the folder in which timeline ran"
+        raise DataError(f"{timeline}: its recordings are not found: {first_names(missing)}; {fix}")
+    return found
 
 
 def _read_checked(
@@ -258,6 +276,7 @@ def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
 def _write_windows(
     output: Path,
     windows: Sequence[FootageWindow],
+    paths: Mapping[str, str],
     checked: Bouts,
     classes: Sequence[str],
     group: str | None,
@@ -289,7 +308,7 @@ def _write_windows(
     columns = [*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])]
     table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *drawn])]
     cards = [
-        make_card(Sample(path=each.video, start=each.start, end=each.end)) | {"row": row}
+        make_card(Sample(path=paths[each.video], start=each.start, end=each.end)) | {"row": row}
         for each, row in zip(windows, table[1 + len(known) :], strict=True)
     ]
     page = output.with_suffix(PAGE_SUFFIX)

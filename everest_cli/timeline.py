@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
@@ -116,6 +116,7 @@ def timeline(
             if timelines is None:
                 return
             timelines = replace(timelines, rules=bout_rules, model=model.checkpoint or timelines.model)
+            timelines = replace(timelines, subject=source.subject or timelines.subject)
             for text in timelines.notices:
                 display.report(notice(text))
             if source.save is not None and timelines.extents:
@@ -176,7 +177,7 @@ def list_end_lines(
     """Yield the names of the saved file and the figure, and the command that draws windows to check.
 
     Args:
-        group: the --group of training; windows are drawn per group if each can get two.
+        group: the --group of training; windows are drawn in each group.
     """
     from everest_workflows.recordings.time_budget import choose_first_draw
 
@@ -189,11 +190,13 @@ def list_end_lines(
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
         options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
         number, seconds = choose_first_draw(timelines.extents)
-        with suppress(UserError):  # the pattern does not match these names
+        try:
             num_groups = len(group_recordings(group, timelines.extents)) if group else 1
-            if 1 < num_groups <= number // 2:
-                options += ["--group", str(group)]
-                number //= num_groups
+            if group and num_groups > 1:
+                options += ["--group", group]
+                number = max(number // num_groups, 2)
+        except UserError:  # the names of these recordings do not state their groups
+            yield f"add --group PATTERN: training had --group {group}, which these names do not show"
         yield f"next: everest budget {shlex.join(options)} --draw {number} --window {seconds:g}"
 
 
@@ -225,6 +228,7 @@ class TimelineSource(NamedTuple):
     save: Path | None = None  # file for the probabilities
     may_replace: bool = False  # see `LongJob`
     group: str | None = None  # --group by which `everest train` divided the recordings
+    subject: str = ""  # --subject of `everest train`, if it names one subject
 
 
 def _read_timelines(
@@ -259,6 +263,7 @@ def _predict_timelines(
     from everest.inference.videos import Passes
     from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
+    from everest_workflows.annotations.codings import NO_SUBJECT
     from everest_workflows.recordings.bouts import NO_RULES
     from everest_workflows.recordings.timelines import compute_timelines, read_trained_group, timeline_job
 
@@ -275,6 +280,7 @@ def _predict_timelines(
     passes = Passes(batch=model.batch, window=windows.window, step=windows.step, report=report)
     others = [*filter(None, [files.output, files.plot])]
     options = {"output": save, "other_files": others, "overwrite": files.overwrite}
+    subject = read_trained_group(opened.file, "subject") or ""
     job = timeline_job(opened, samples, passes, **options)
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
@@ -287,6 +293,7 @@ def _predict_timelines(
         save=save,
         may_replace=job.may_replace(),
         group=read_trained_group(opened.file),
+        subject="" if subject == NO_SUBJECT or set(subject) & {*"*?["} else subject,
     )
 
 

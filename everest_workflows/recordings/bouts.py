@@ -45,10 +45,11 @@ class PredictedBout:
         """Whether it has a class that is not the background."""
         return self.label not in (None, BACKGROUND)
 
-    def to_bout(self, *, video: str = "", head: str = "") -> Bout:
+    def to_bout(self, *, video: str = "", head: str = "", subject: str = "") -> Bout:
         """As a bout of an annotation file, of the origin `automated`; the head's name precedes the class."""
         label = " ".join(filter(None, [head, self.label]))
-        return Bout(video=video, start=self.start, end=self.end, label=label, origin="automated")
+        who: Any = {"video": video, "origin": "automated", "subject": subject}
+        return Bout(start=self.start, end=self.end, label=label, **who)
 
 
 PredictedBouts = dict[str, list[PredictedBout]]  # of a recording, by head; a single head may have no name

@@ -59,7 +59,7 @@ def write_bouts(
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             all_bouts += [
-                bout.to_bout(video=video.path, head=head)
+                bout.to_bout(video=video.path, head=head, subject=timelines.subject)
                 for head, head_bouts in video_bouts.items()
                 for bout in head_bouts
                 if bout.has_class

@@ -41,6 +41,7 @@ from everest_workflows.annotations.bout import (
 TIME_ROUNDING: Final = 0.002  # seconds by which times in files may differ
 WINDOW_SECONDS: Final = 10.0  # default window length, heuristic
 SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: long enough to see what happens
+FIRST_WINDOW: Final = 2.0  # seconds; heuristic: a person checks 30 of these in a few minutes
 DRAWN_FIRST: Final = 30  # default: number of windows to check before the first time budget
 MOST_WINDOWS: Final = 10_000_000  # heuristic: so many windows take 1.1 GB
 
@@ -86,7 +87,7 @@ def choose_first_draw(extents: Extents) -> tuple[int, float]:
     total = sum(end - start for start, end in extents.values())
     num_windows = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
     shortest = min(SHORTEST_WINDOW, total / num_windows)
-    return num_windows, max(shortest, choose_window_seconds(extents, num_windows))
+    return num_windows, max(shortest, min(FIRST_WINDOW, choose_window_seconds(extents, num_windows)))
 
 
 def windows_for_half(windows: int, checked: int) -> int:

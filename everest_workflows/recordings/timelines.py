@@ -34,7 +34,14 @@ from everest.system.types import Floats
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 from everest.video.frame_borders import VideoTimes
-from everest_workflows.recordings.bouts import NO_RULES, BoutRules, PredictedBouts, WindowSpans, find_bouts
+from everest_workflows.recordings.bouts import (
+    NO_RULES,
+    BoutRules,
+    PredictedBout,
+    PredictedBouts,
+    WindowSpans,
+    find_bouts,
+)
 
 TIMELINES_FORMAT: Final = "everest-timelines"
 ARRAY_NAMES: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
@@ -72,6 +79,7 @@ class Timelines:
     videos: list[VideoTimeline]
     rules: BoutRules = NO_RULES  # of the bouts, unless other rules are given
     model: str = ""  # its checkpoint, as a command named it
+    subject: str = ""  # whose bouts it learned, if `everest train` was given a --subject
 
     @property
     def extents(self) -> dict[str, tuple[float, float]]:
@@ -81,10 +89,32 @@ class Timelines:
 
     @property
     def notices(self) -> list[str]:
-        """A sentence about the recordings that have no window."""
+        """Sentences about the recordings that have no window, and about bouts that the rules erase."""
         empty = [video.video for video in self.videos if not len(video.starts)]
         count = f"{len(empty)} of {plural(len(self.videos), 'recording')}"
-        return [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
+        notices = [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
+        if lost := self._find_lost():
+            count = (
+                f"{plural(len(lost), 'bout')} of up to {max(each.end - each.start for each in lost):.3g} s"
+            )
+            notices.append(
+                f"{self.rules.options()}: smoothing lowers {count} below the limit; use a lower one"
+            )
+        return notices
+
+    def _find_lost(self) -> list[PredictedBout]:
+        """The bouts that --background or --threshold leaves out only because of --smooth."""
+        if not self.rules.smooth or self.rules.background is None is self.rules.threshold:
+            return []
+        open_rules = replace(self.rules, background=None, threshold=None)
+        rules = replace(self.rules, smooth=0.0), open_rules, self.rules
+        lost = []
+        for sharp, smooth, kept in zip(*map(self.bouts, rules), strict=True):
+            for head, bouts in sharp.items():
+                lost += [
+                    bout for bout in bouts if _is_in(bout, smooth[head]) and not _is_in(bout, kept[head])
+                ]
+        return [bout for bout in lost if bout.has_class]
 
     def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
         """Return the bouts of each recording by these rules; None: by the rules of the timelines."""
@@ -136,7 +166,7 @@ class Timelines:
         recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
         texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
         texts |= {"rules": json.dumps(asdict(self.rules))} if self.rules != NO_RULES else {}
-        texts |= {"model": self.model} if self.model else {}
+        texts |= {name: text for name in ("model", "subject") if (text := getattr(self, name))}
         write_tensors(Path(path), tensors, metadata={"format": TIMELINES_FORMAT, **texts})
 
     @classmethod
@@ -166,7 +196,13 @@ class Timelines:
                 if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
                     raise ValueError(f"the outputs of {recording.video} are not probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
-        return cls(classes=classes, videos=videos, rules=rules, model=header.get("model", ""))
+        texts = {name: header.get(name, "") for name in ("model", "subject")}
+        return cls(classes=classes, videos=videos, rules=rules, **texts)
+
+
+def _is_in(bout: PredictedBout, bouts: Sequence[PredictedBout]) -> bool:
+    """Whether a bout overlaps a bout of the same class."""
+    return any(each.index == bout.index and each.start < bout.end and bout.start < each.end for each in bouts)
 
 
 _CLASSES: Final = TypeAdapter(Classes)
@@ -254,11 +290,11 @@ def _read_trained_window(weights: Path | None) -> float | None:
         return None if seconds is None else float(seconds)  # None: of videos, not of recordings
 
 
-def read_trained_group(weights: Path) -> str | None:
-    """The --group of the `everest train` that made some weights; None: there was none, or it is unknown."""
+def read_trained_group(weights: Path, name: str = "group") -> str | None:
+    """The --group (or --subject) of the `everest train` that made some weights; None: none, or unknown."""
     if (file := _find_project(weights)) is not None:
         with suppress(RecipeError), damage_errors(file, fix="restore the file"):
-            return load_json(file, fix="restore the file")["request"]["group"]
+            return load_json(file, fix="restore the file")["request"][name]
     return None
 
 

@@ -157,7 +157,7 @@ def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
 def test_the_advice_on_windows_to_draw():
     assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
     assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
-    for seconds, advice in ((36000.0, (30, 10)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
+    for seconds, advice in ((36000.0, (30, 2)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
         assert choose_first_draw({"x": (0.0, seconds)}) == advice
         assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
     for windows, checked in ((90, 30), (100_000, 30), (4, 4)):

@@ -19,8 +19,9 @@ from everest.errors import DataError
 from everest.lists.classes import Classes
 from everest_cli.timeline import list_end_lines
 from everest_workflows.annotations.bout import Bout
+from everest_workflows.annotations.formats import read_annotations
 from everest_workflows.recordings.bouts import BoutRules
-from everest_workflows.recordings.scores import score_timelines
+from everest_workflows.recordings.scores import score_timelines, write_bouts
 from everest_workflows.recordings.timelines import Timelines, VideoTimeline
 
 TWO_CLASSES = Classes(heads=(Head(outputs=2),), names=("x", "y"))
@@ -95,10 +96,60 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     timelines = replace(timelines, videos=mice)
     for group, advice in (
         (r"^([^\W_]+)", r"--group '^([^\W_]+)' --draw 15 --window 1"),
+        (r"^(m[ab]_day\d)", r"--group '^(m[ab]_day\d)' --draw 10 --window 1"),
         (r"(rat)", "--draw 30 --window 1"),
         (r"subject", "--draw 30 --window 1"),
     ):
-        assert [*list_end_lines(timelines, saved, None, group)][-1] == f"{first} {advice}"
+        *_, hint, last = list_end_lines(timelines, saved, None, group)
+        assert last == f"{first} {advice}"
+        assert ("add --group PATTERN" in hint) == ("--group" not in advice)
+
+
+def test_bouts_that_smoothing_makes_too_improbable_are_counted():
+    starts, borders = np.arange(0.0, 12.0), np.arange(13.0)
+    outputs = np.array([[0.05, 0.95]] * 5 + [[0.95, 0.05]] * 2 + [[0.05, 0.95]] * 5, np.float32)
+    arrays = {"starts": starts, "ends": starts + 1, "outputs": outputs, "borders": borders}
+    video = VideoTimeline(video="a", path="a", frames=(0, 12), **arrays)
+    for rules, count in (
+        (BoutRules(smooth=2, background=0.9), 1),  # 0.65 in the two windows
+        (BoutRules(smooth=2, background=0.6), 0),
+        (BoutRules(smooth=6, background=0.6), 0),  # another class: what smoothing is for
+        (BoutRules(smooth=2), 0),
+        (BoutRules(background=0.96), 0),
+    ):
+        notices = Timelines(classes=TWO_CLASSES, videos=[video], rules=rules).notices
+        assert len(notices) == count
+        assert (
+            "--background 0.9 --smooth 2: smoothing lowers 1 bout of up to 2 s below" in "".join(notices)
+            or not count
+        )
+
+
+def test_exported_bouts_have_the_subject_that_the_model_learned(tmp_path: Path):
+    video = tmp_path / "clip.mp4"
+    timelines = Timelines.load(saved_timeline(tmp_path / "t.safetensors", [video], subject="m1"))
+    for kind in ("csv", "boris", "elan"):
+        (file,) = write_bouts(tmp_path / kind, kind, timelines, timelines.bouts(), [str(video)])
+        ending = {"csv": ".csv", "boris": ".boris", "elan": ".eaf"}[kind]
+        assert {bout.subject for bout in read_annotations(file.rename(file.with_suffix(ending)))} == {"m1"}
+
+
+def test_windows_are_drawn_from_any_folder(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("a/rec", "a/out", "b"):
+        (tmp_path / name).mkdir(parents=True)
+    clip = tmp_path / "a" / "rec" / "clip0.mp4"
+    clip.symlink_to(clip_files / "clip0.mp4")
+    saved_timeline(tmp_path / "a" / "out" / "t.safetensors", [Path("rec/clip0.mp4")])
+    monkeypatch.chdir(tmp_path / "b")
+    draw = ["budget", "--timeline", "../a/out/t.safetensors", "--window", "0.5", "--draw", "3", "-o", "c.csv"]
+    called(*draw)
+    assert Path("c.html").read_text().count("<video src") == 3
+    assert Path("c.csv").read_text().count("rec/clip0.mp4,") == 3
+    clip.unlink()
+    message = refused(*draw, "--overwrite", code=4)
+    assert (
+        "its recordings are not found: rec/clip0.mp4; restore them, or run budget in the folder in" in message
+    )
 
 
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):

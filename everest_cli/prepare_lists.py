@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import typer
 
@@ -194,11 +194,8 @@ def windows(
     seconds: float = option("--seconds S", "Length of a window.", ..., min=0.01),
     output: Path = option("--output -o LIST", "The list to write (.csv).", ...),
     step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
-    hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
+    hours: float | None = option("--hours H", "Total hours of windows, spread evenly [no limit].", min=0),
     count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
-    by: Literal["uniform", "activity"] = option(
-        "--by", "Spread evenly, or mostly where something moves.", "uniform"
-    ),
     labels: list[Path] | None = option(
         "--labels F", "Annotations of any kind that label the windows; repeatable."
     ),
@@ -213,7 +210,7 @@ def windows(
 ) -> None:
     """Write a list of windows of long videos; intact files are not decoded.
 
-    Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
+    Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 -o windows.csv
     """
     from everest.lists.inputs import find_samples
     from everest_workflows.annotations.records import left_out_rows
@@ -229,7 +226,7 @@ def windows(
     )
     whose_bouts = whose.read(labels, option="--labels")
     number = count if hours is None else int(hours * 3600 / seconds)
-    settings = WindowSettings(seconds=seconds, step=step or seconds, by=by, count=number, seed=seed)
+    settings = WindowSettings(seconds=seconds, step=step or seconds, count=number, seed=seed)
     samples = find_samples(sources, root=data)
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs)

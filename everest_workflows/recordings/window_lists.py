@@ -1,12 +1,9 @@
 """Lists of windows of long videos (`prepare windows`), with their classes if there are bouts.
 
 A window is a sample: a video with a start and an end in seconds. If only some windows are listed, they are
-spread evenly, or chosen where much happens, by the sizes of packets; nothing is decoded. The activity of a
-packet is its size relative to the running median of its kind, so that slow changes, such as light or another
-scene, do not count. Keyframes are left out: their sizes show the image, not the motion. The definition is
-our choice.
+spread evenly. Intact files are not decoded.
 
-R recordings, N windows of a recording, in the order of time, a step apart. P packets.
+N windows of a recording, in the order of time, a step apart.
 """
 
 from __future__ import annotations
@@ -16,11 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
@@ -33,7 +29,7 @@ from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.missing import damage_text
-from everest.video.packet_sizes import PacketSizes, packet_sizes
+from everest.video.packet_times import PacketTimes, packet_times
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 from everest_workflows.annotations.bout import Bout, Bouts, unscored_spans
@@ -43,16 +39,7 @@ from everest_workflows.recordings.window_labels import write_labeled
 PROBLEM_EFFECTS: Final = {  # effect of each kind of problem of a video
     "failed": "no windows",
     "damaged": "no windows there",
-    "unranked": "its windows are spread evenly",
 }
-
-# These values are our choice.
-EVEN_SPACING: Final = 4  # with selection by activity, one in this many windows is spread evenly
-MAX_SHARE_FACTOR: Final = 2  # by activity, a recording gets at most this many times its even share
-MEDIAN_SECONDS: Final = 600.0  # seconds that a running median covers
-PACKET_OVERHEAD: Final = 64  # bytes added to each packet, so that ratios of nearly empty packets stay small
-BLOCK_SECONDS: Final = 10.0  # length of the blocks whose bytes are compared to find a constant bitrate
-CONSTANT_VARIATION: Final = 0.05  # std / mean of the bytes per block; below this, the bitrate is constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +48,11 @@ class WindowSettings:
 
     seconds: float
     step: float  # seconds from the start of a window to the next
-    by: Literal["uniform", "activity"] = "uniform"
     count: int | None = None  # windows to list; None: all
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seconds(seconds=self.seconds, step=self.step)
-        if self.by == "activity" and self.count is None:
-            raise RecipeError("--by activity chooses among windows; state how many by --hours H or --count N")
         if self.count == 0:
             raise RecipeError("--hours is less than one window; use more hours or fewer --seconds")
 
@@ -79,7 +63,6 @@ class VideoWindows:
 
     sample: Sample
     windows: NDArray[np.float64]  # (N, 2) seconds
-    scores: NDArray[np.float64] | None  # (N,) activity; None if not requested or not known
     num_unscored: int  # number of further windows, which touch time that no one has labeled
     end: float | None  # end of the video in seconds; None for a segment or a damaged video
 
@@ -111,14 +94,7 @@ def write_windows(
     if bouts is not None:
         samples = [sample for sample in samples if sample.path in bouts]
     videos, problems = _find_windows(samples, settings, bouts or {}, report)
-    lengths = [len(video.windows) for video in videos]
-    chosen = choose_windows(
-        lengths,
-        [video.scores for video in videos] if settings.by == "activity" else None,
-        count=sum(lengths) if settings.count is None else settings.count,
-        min_distance=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
-        seed=settings.seed,
-    )
+    chosen = choose_windows([len(video.windows) for video in videos], settings.count, seed=settings.seed)
     windows = [
         video.sample.with_seconds(start, end)
         for video, indices in zip(videos, chosen, strict=True)
@@ -127,7 +103,6 @@ def write_windows(
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{plural(len(windows), 'window')} of {settings.count} requested"))
     document: dict[str, Any] = {
-        "by": settings.by,
         "windows": len(windows),
         # Time in overlaps of windows counts twice.
         "hours": sum((window.end or 0) - (window.start or 0) for window in windows) / 3600,
@@ -148,7 +123,7 @@ def _find_windows(
     """The windows of each readable video; and by kind of problem, paths and reasons of the other videos."""
     videos: list[VideoWindows] = []
     problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
-    read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
+    read = lru_cache(maxsize=1)(packet_times)  # segments of one video often follow each other
     for num_done, sample in enumerate(samples, start=1):
         try:
             video, reasons = _windows_of(sample, read(sample.video), settings, bouts.get(sample.path, ()))
@@ -176,7 +151,7 @@ def _find_windows(
 
 
 def _windows_of(
-    sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
+    sample: Sample, packets: PacketTimes, settings: WindowSettings, bouts: Sequence[Bout]
 ) -> tuple[VideoWindows, dict[str, str]]:
     """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
     start = sample.start or 0.0
@@ -199,16 +174,9 @@ def _windows_of(
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
     is_listed = is_intact & _are_outside(windows, unscored_spans(bouts))
-    scores = None
-    if settings.by == "activity":
-        if (reason := no_activity_reason(packets)) is None:
-            scores = window_activity(packets, starts[is_listed], settings.seconds)
-        else:
-            problems["unranked"] = reason
     video = VideoWindows(
         sample=sample,
         windows=windows[is_listed],
-        scores=scores,
         num_unscored=int((is_intact & ~is_listed).sum()),
         end=end if damage is None and not sample.is_segment else None,
     )
@@ -223,98 +191,17 @@ def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray
     return outside
 
 
-def choose_windows(
-    lengths: Sequence[int],
-    scores: Sequence[NDArray[np.float64] | None] | None,
-    *,
-    count: int,
-    min_distance: int,
-    seed: int,
-) -> list[NDArray[np.int64]]:
-    """Choose `count` windows, or all if there are fewer.
+def choose_windows(lengths: Sequence[int], count: int | None, *, seed: int) -> list[NDArray[np.int64]]:
+    """Choose `count` windows at equal distances, over all recordings in a row; None, or too many: all.
 
     Args:
-        lengths: (R,) number N of windows of each recording.
-        scores: (N,) activity of the windows of each recording; None for a recording spreads its windows
-            evenly, None instead of a list spreads all windows evenly.
-        min_distance: steps between two windows that do not overlap. If chosen by activity, windows overlap
-            only if there are not enough others, and then by as little as possible.
+        lengths: number N of windows of each recording.
     Returns:
         The ascending numbers of the chosen windows of each recording.
     """
-    rng = np.random.default_rng(seed)
     total = sum(lengths)
-    count = min(count, total)
-    # Equal distances from a random first number, over all recordings in a row: each gets an even share.
-    even_ids = ((np.arange(count) + rng.random()) * total / count).astype(np.int64)  # (count,)
-    if scores is None:
-        return [np.flatnonzero(is_chosen) for is_chosen in _mark_windows(even_ids, lengths)]
-    is_spread = _mark_windows(even_ids[rng.integers(EVEN_SPACING) :: EVEN_SPACING], lengths)
-    chosen = [
-        share if score is None else least
-        for score, share, least in zip(scores, _mark_windows(even_ids, lengths), is_spread, strict=True)
-    ]
-    limits = [int(np.ceil(MAX_SHARE_FACTOR * count * n / total)) for n in lengths]
-    counts = [int(is_chosen.sum()) for is_chosen in chosen]
-    missing = count - sum(counts)
-    ranked = sorted(
-        (-value, row, index)
-        for row, score in enumerate(scores)
-        if score is not None
-        for index, value in enumerate(score.tolist())
-    )
-    while min_distance > 0 and missing > 0:
-        for _, row, index in ranked:
-            nearby = chosen[row][max(index - min_distance + 1, 0) : index + min_distance]
-            if counts[row] < limits[row] and not nearby.any():
-                chosen[row][index] = True
-                counts[row] += 1
-                missing -= 1
-            if missing <= 0:
-                break
-        min_distance //= 2
-    return [np.flatnonzero(is_chosen) for is_chosen in chosen]
-
-
-def _mark_windows(indices: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """Flags (N,) for each of R recordings that mark the windows `indices`, counted over all recordings."""
-    flags = np.zeros(sum(lengths), dtype=bool)
-    flags[indices] = True
-    return np.split(flags, np.cumsum(lengths)[:-1])
-
-
-def no_activity_reason(packets: PacketSizes) -> str | None:
-    """The reason why packet sizes do not show activity; None if they do."""
-    if not (packets.picture_types > 0).any():
-        return "every frame is a keyframe"
-    num_blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last block is left out
-    if num_blocks < 3:
-        return None
-    block_ids = (packets.seconds / BLOCK_SECONDS).astype(np.int64)
-    sums = np.bincount(block_ids, weights=packets.sizes)[:num_blocks]
-    variation = float(sums.std() / sums.mean())
-    if variation < CONSTANT_VARIATION:
-        return f"its bitrate is constant (it varies by {variation:.1%} between {BLOCK_SECONDS:.0f}-s blocks)"
-    return None
-
-
-def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """The mean activity of the packets in each window; usual activity is about 1.
-
-    Args:
-        starts: (N,) starts of the windows in seconds.
-        seconds: the length of a window.
-    Returns:
-        (N,) activity; 0 for a window that has only keyframes or no packets.
-    """
-    activity = np.zeros(len(packets.sizes))  # (P,)
-    for picture_type in (1, 2):
-        of_type = np.flatnonzero(packets.picture_types == picture_type)
-        if of_type.size:
-            sizes = packets.sizes[of_type] + PACKET_OVERHEAD
-            width = max(min(round(MEDIAN_SECONDS * of_type.size / packets.end), of_type.size), 1)
-            activity[of_type] = sizes / median_filter(sizes, size=width, mode="nearest")
-    sums = np.concatenate([[0.0], np.cumsum(activity)])
-    counts = np.concatenate([[0], np.cumsum(packets.picture_types > 0)])
-    first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
-    return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)
+    count = total if count is None else min(count, total)
+    is_chosen = np.zeros(total, dtype=np.bool_)
+    first = np.random.default_rng(seed).random()
+    is_chosen[((np.arange(count) + first) * total / count).astype(np.int64)] = True
+    return [np.flatnonzero(part) for part in np.split(is_chosen, np.cumsum(lengths)[:-1])]

@@ -145,9 +145,9 @@ def killed(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
     """Commands that resume or start again; eval and export by --overwrite."""
     table, windows = videos / "train.csv", ["--window", 1, "--step", 0.5]
     timeline = ["timeline", table, "-c", run, *windows, "-q"]
-    active = ["prepare windows", videos, "--seconds", 1, "--by", "activity", "--count", 3, "-q"]
+    listed = ["prepare windows", videos, "--seconds", 1, "--count", 3, "-q"]
     return {
-        "windows": [*active, "-o", out / "w.csv"],
+        "windows": [*listed, "-o", out / "w.csv"],
         "extract, windows": ["extract", table, "-c", run, *windows, "-o", out / "f.npz", "-q"],
         "extract": ["extract", table, "-c", run, "-o", out / "f.npz"],
         "predict": ["predict", table, "-c", run, "-o", out / "p.csv", "-q"],

@@ -15,43 +15,27 @@ from everest.lists.labels import class_indices
 from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
-from everest.video.packet_sizes import PacketSizes, packet_sizes
+from everest.video.packet_times import packet_times
 from everest.video.reader import video_damage_text, video_info
 from everest.video.stream import VideoError
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.recordings.window_labels import label_samples, label_windows
-from everest_workflows.recordings.window_lists import (
-    PACKET_OVERHEAD,
-    choose_windows,
-    no_activity_reason,
-    window_activity,
-)
+from everest_workflows.recordings.window_lists import choose_windows
 
 FPS, SECONDS = 10, 40
 MOVING = (22, 26)  # seconds
-OPTIONS = {
-    "libx264": {"crf": "28", "preset": "veryfast"},
-    "libx265": {"crf": "30", "preset": "veryfast", "x265-params": "log-level=none:pools=none"},
-    "libvpx-vp9": {"crf": "38", "b": "0", "cpu-used": "8", "deadline": "realtime"},
-    "libaom-av1": {"crf": "40", "cpu-used": "8", "usage": "realtime"},
-    "libsvtav1": {"crf": "40", "preset": "12"},
-    "mpeg4": {"flags": "+qscale", "global_quality": "944"},
-}
+OPTIONS = {"crf": "28", "preset": "veryfast"}
 
 
-def write_scene(path: Path, codec: str = "libx264", *, rate: int | None = None, size=(64, 48)) -> Path:
+def write_scene(path: Path) -> Path:
     """A textured image with the noise of a camera, which moves for four seconds only."""
     rng = np.random.default_rng(0)
-    width, height = size
+    width, height = 64, 48
     image = np.kron(rng.integers(40, 200, (height // 8, width // 8, 3)), np.ones((8, 8, 1)))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=FPS, options=OPTIONS[codec] if rate is None else {})
+        stream = container.add_stream("libx264", rate=FPS, options=OPTIONS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        if rate is not None:
-            stream.bit_rate = rate
-            stream.options = {"maxrate": str(rate), "minrate": str(rate), "bufsize": str(rate)}
-            stream.options |= {"nal-hrd": "cbr", "preset": "veryfast"}
         for number in range(FPS * SECONDS):
             shift = 3 * number if MOVING[0] * FPS <= number < MOVING[1] * FPS else 0
             pixels = np.roll(image, shift, axis=1) + rng.normal(0, 2, image.shape)
@@ -74,31 +58,6 @@ def windows(*words: object, code: int = 0) -> dict:
 def spans(file: Path) -> list[tuple[str, float | None, float | None]]:
     samples = read_unlabeled(file, root=file.parent).samples
     return [(Path(sample.path).name, sample.start, sample.end) for sample in samples]
-
-
-AV1 = "libsvtav1" if "libsvtav1" in av.codecs_available else "libaom-av1"  # PyAV's builds have one of them
-
-
-@pytest.mark.parametrize(
-    ("codec", "suffix"),
-    [
-        *(("libx264", ".mp4"), ("libx264", ".ts"), ("libx265", ".mkv"), ("libvpx-vp9", ".webm")),
-        *((AV1, ".mp4"), ("mpeg4", ".avi")),
-    ],
-)
-def test_windows_by_activity_are_where_something_moves(tmp_path: Path, codec: str, suffix: str):
-    video = write_scene(tmp_path / f"scene{suffix}", codec)
-    found = windows(video, "--seconds", 2, "--count", 3, "--by", "activity", "-o", tmp_path / "w.csv")
-    assert (found["windows"], found["unranked"]) == (3, [])
-    starts = [start for _, start, _ in spans(tmp_path / "w.csv")]
-    assert {22, 24} <= set(starts)
-
-
-def test_a_constant_bitrate_is_recognized(tmp_path: Path):
-    video = write_scene(tmp_path / "constant.mkv", rate=200_000)
-    found = windows(video, "--seconds", 2, "--count", 4, "--by", "activity", "-o", tmp_path / "w.csv")
-    assert "constant" in found["unranked"][0]["reason"]
-    assert set(np.diff([start for _, start, _ in spans(tmp_path / "w.csv")])) == {10}
 
 
 def test_all_windows_of_a_file_and_of_a_segment(tmp_path: Path, scene: Path):
@@ -169,7 +128,7 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     end = video_info(tmp_path / "growing.ts").num_frames / FPS
     assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
     with pytest.raises(VideoError, match="folder of images"):
-        packet_sizes(tmp_path)
+        packet_times(tmp_path)
     alone = refused("prepare", "windows", tmp_path / "empty.mp4", "--seconds=4", "-o", tmp_path / "n", code=4)
     assert "empty file" in alone
 
@@ -177,7 +136,6 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--by", "activity"], "--hours H or --count N"),
         (["--hours", 1, "--count", 2], "use one of them"),
         (["--hours", 0.0001], "less than one window"),
         (["--hours", "inf"], "--hours inf: must be"),
@@ -261,45 +219,8 @@ def test_names_that_a_list_cannot_hold_are_refused(name: str):
         label_samples(samples((0, 2)), {VIDEO: [bout(0, 1, name)]})
 
 
-def packets_of(sizes, kinds) -> PacketSizes:
-    """A packet each second."""
-    seconds = np.arange(len(sizes), dtype=np.float64)
-    parts = {"sizes": np.array(sizes), "picture_types": np.array(kinds, dtype=np.int8), "missing": ()}
-    return PacketSizes(seconds=seconds, end=float(len(sizes)), **parts)
-
-
-def test_activity_is_the_size_relative_to_the_median_of_the_kind():
-    usual, large = 100, 2 * (100 + PACKET_OVERHEAD) - PACKET_OVERHEAD
-    packets = packets_of([9999, usual, usual, large, usual, 36, 36, 36], [0, 1, 1, 1, 1, 2, 2, 2])
-    assert window_activity(packets, np.arange(8.0), 1.0).tolist() == [0, 1, 1, 2, 1, 1, 1, 1]
-    windows = window_activity(packets, np.array([0.0, 2.0, 3.5, 100.0]), 2.0)
-    # The keyframe is left out; packets 1; 2, 3; 4, 5; none.
-    assert windows.tolist() == [1, 1.5, 1, 0]
-
-
-def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
-    rng = np.random.default_rng(0)
-    still = packets_of(1000 + rng.integers(0, 100, 60), [1] * 60)
-    moving = packets_of([1000] * 30 + [2000] * 30, [1] * 60)
-    assert "constant" in (no_activity_reason(still) or "")
-    assert no_activity_reason(moving) is None
-    assert "keyframe" in (no_activity_reason(packets_of([100, 200], [0, 0])) or "")
-    assert no_activity_reason(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
-
-
-def test_windows_are_spread_evenly_and_overlap_only_if_there_are_no_others():
-    (chosen,) = choose_windows([100], None, count=10, min_distance=1, seed=0)
+def test_windows_are_spread_evenly_over_all_recordings():
+    (chosen,) = choose_windows([100], 10, seed=0)
     assert set(np.diff(chosen)) == {10}
-    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, min_distance=4, seed=0)
-    assert chosen.tolist() == list(range(10))
-
-
-def test_the_most_active_windows_are_chosen_and_a_busy_recording_gets_at_most_twice_its_share():
-    scores = np.ones(100)
-    scores[[20, 21, 22, 50, 51, 80]] = [5, 9, 7, 8, 6, 4]
-    (chosen,) = choose_windows([100], [scores], count=4, min_distance=3, seed=0)
-    assert {21, 50, 80} <= set(chosen.tolist())  # the fourth is the floor
-    assert np.all(np.diff(chosen) >= 3)
-    several = [np.full(100, 9.0), np.ones(100), np.ones(100), np.ones(100)]
-    counts = list(map(len, choose_windows([100] * 4, several, count=40, min_distance=1, seed=0)))
-    assert (counts[0], sum(counts)) == (20, 40)
+    for count, expected in ((15, [5, 0, 10]), (99, [10, 0, 20]), (None, [10, 0, 20])):
+        assert [*map(len, choose_windows([10, 0, 20], count, seed=1))] == expected

@@ -1,8 +1,6 @@
-"""The sizes of a video's packets, read without decoding.
+"""The times of a video's packets, read without decoding.
 
-Where nothing moves, an encoder of constant quality writes small packets. Their sizes show when something
-happens in a file of many hours, in the time that reading it takes. Only truncated ASF files, and truncated
-AVI files with B-frames, are decoded, to find their last intact frame.
+Only truncated ASF files, and truncated AVI files with B-frames, are decoded, to find their last intact frame.
 
 P packets.
 """
@@ -30,13 +28,10 @@ from everest.video.truncation import is_truncated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PacketSizes:
+class PacketTimes:
     """The packets of a video in the order of display."""
 
     seconds: NDArray[np.float64]  # (P,) when each packet is shown, in seconds after the first frame
-    sizes: NDArray[np.int64]  # (P,) sizes in bytes
-    # (P,) 0: keyframe; 1: refers to earlier frames only; 2: is decoded after a frame that is shown later
-    picture_types: NDArray[np.int8]
     end: float  # when the last frame ends, in seconds
     missing: tuple[Span, ...]  # parts without intact packets
 
@@ -45,12 +40,10 @@ class _Packet(NamedTuple):
     """An intact packet; times in the units of its stream."""
 
     time: int
-    size: int
-    picture_type: int
     duration: int
 
 
-def packet_sizes(path: Video) -> PacketSizes:
+def packet_times(path: Video) -> PacketTimes:
     """Read the packets of a file; after damage, from the next keyframe on. VideoError without a time."""
     if image_folder(path) is not None:
         raise VideoError(path, NO_SECONDS)
@@ -62,7 +55,7 @@ def packet_sizes(path: Video) -> PacketSizes:
     if not packets:
         raise VideoError(path, "no packet has a time")
     packets.sort(key=attrgetter("time"))
-    times, sizes, picture_types, durations = np.array(packets, dtype=np.int64).T
+    times, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * time_base
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
@@ -76,7 +69,7 @@ def packet_sizes(path: Video) -> PacketSizes:
             *stated.missing(path, seconds, first * time_base, frame_duration, breaks_off=breaks_off),
         )
     end = float(seconds[-1]) + int(durations[-1]) * time_base
-    return PacketSizes(seconds, sizes, picture_types.astype(np.int8), end, missing)
+    return PacketTimes(seconds, end, missing)
 
 
 def _read(
@@ -106,8 +99,7 @@ def _read(
                 end = latest + packets[-1].duration if packets else time
                 gaps.append((min([end, *skipped_times]), time))
             skipped_times = [] if breaks_off else None
-            picture_type = 0 if packet.is_keyframe else 1 + (time < latest)
-            packets.append(_Packet(time, packet.size, picture_type, packet.duration or usual_duration))
+            packets.append(_Packet(time, packet.duration or usual_duration))
             latest = max(latest, time)
     except VideoError:
         if not packets:

@@ -5,8 +5,13 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 from small_runs import json_of, refused, run
+from tiny_models import save_model
 
-from everest.evaluation.card import accuracy_lines
+from everest.checkpoints.load import open_model
+from everest.config.heads import Head
+from everest.config.recipe import load_recipe
+from everest.evaluation.card import model_card
+from everest.models.spec import classifier_spec
 from everest.system.weights import read_weights
 
 
@@ -26,8 +31,15 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     facts = ("trained on `train.csv`", "evaluated on `train", "GMACs for a clip", "2 frames of the video ")
     for fact in facts:
         assert fact in text
-    rows = list(accuracy_lines({**evaluation, "heads": {"a|b": evaluation}}))
-    assert {line.replace("\\|", "").count("|") for line in rows if line.startswith("|")} == {5}
+    heads = (Head(name="a|b", outputs=2), Head(name="c", outputs=2))
+    spec = classifier_spec(load_recipe(classifier_run / "recipe.yaml", imports=False), heads)
+    opened = open_model(save_model(tmp_path / "heads.safetensors", spec))
+    text = model_card(
+        opened, evaluation={**evaluation, "heads": dict.fromkeys(("a|b", "c"), evaluation)}, file="x"
+    )
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "| a\\|b top-1 | " in "".join(rows)
+    assert {line.replace("\\|", "").count("|") for line in rows} == {5}
 
 
 def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_path: Path):

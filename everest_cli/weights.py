@@ -64,24 +64,22 @@ def show(
     """Print all that is known about public weights, and the commands to begin with."""
     from everest.checkpoints.public_weights import USE_BY_KIND, find_public_weights
 
-    weights = find_public_weights(name)
+    row = find_public_weights(name)
     if as_json:
-        print_json(_make_document(weights))
+        print_json(_make_document(row))
         return
-    imitated = f"random weights of the names and shapes of {weights.layout}; never downloaded"
-    rows = {
-        "weights": weights.name,
-        "from": weights.page or "downloaded by its name",
-        "method": f"{weights.method}, {weights.backbone}, trained on {weights.data}",
-        "license": f"{weights.license} (as its publisher states it; the one shown on download counts)",
-        "input": f"{weights.frames} x {weights.size} x {weights.size}",
-        "gives": USE_BY_KIND[weights.gives],
-        "first for": weights.first_for,
-        "tested": weights.tested or imitated,
+    lines = {
+        "weights": row.name,
+        "from": row.page or "downloaded by its name",
+        "method": f"{row.method}, {row.backbone}, trained on {row.data}",
+        "license": f"{row.license} (as its publisher states it; the one shown on download counts)",
+        "input": f"{row.frames} x {row.size} x {row.size}",
+        "gives": USE_BY_KIND[row.gives],
+        "first for": row.first_for,
+        "tested": row.tested or f"random weights of the names and shapes of {row.layout}; never downloaded",
     }
-    for key, value in ((key, value) for key, value in rows.items() if value is not None):
-        typer.echo(f"{key + ':':<10} {value}")
-    typer.echo("\n  ".join(["commands:", *weights.commands]))
+    shown = [f"{key + ':':<10} {value}" for key, value in lines.items() if value is not None]
+    typer.echo("\n".join([*shown, "\n  ".join(["commands:", *row.commands])]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,33 +147,30 @@ def convert(
         folder = path.parent if path.name.endswith(INDEX_SUFFIX) else path
         files = folder.iterdir() if folder.is_dir() else ()  # a checkpoint may have several files
         refuse_inputs(out, [*find_run_weights(path), *files, options.classes])
-    is_timm = is_timm_name(checkpoint)
     hints_given = (options.family, options.frames, options.size, options.heads, options.classes)
-    if is_timm and (options.partial or any(value is not None for value in hints_given)):
-        raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
-    everest_file = None if is_timm else find_everest_file(path)
-    if everest_file is not None and out is not None:
-        raise CheckpointError(f"{path}: written by everest; use it without conversion")
-    weights, hints = None, options.hints
-    if is_timm:
+    everest_file, weights = find_everest_file(path), None
+    if is_timm_name(checkpoint):
+        if options.partial or any(value is not None for value in hints_given):
+            raise RecipeError(f"{checkpoint}: converted as it is; only --output, --inspect and --json apply")
         weights = open_weights(path)
         document = describe_weights(path, weights)
     elif everest_file is not None:
+        if out is not None:
+            raise CheckpointError(f"{path}: written by everest; use it without conversion")
         document = describe_weights(everest_file, open_model(everest_file).weights)
     elif out is None:
-        document = describe_checkpoint(identify(read_foreign(path), hints))
+        document = describe_checkpoint(identify(read_foreign(path), options.hints))
     else:
         names = None if options.classes is None else read_class_names(options.classes)
-        conversion = convert(read_foreign(path), hints, partial=options.partial, classes=names)
-        weights = conversion.weights
-        document = {**describe_checkpoint(conversion.identity), "written": str(out)}
-    lines = list(_list_lines(document))
+        conversion = convert(read_foreign(path), options.hints, partial=options.partial, classes=names)
+        weights, document = conversion.weights, describe_checkpoint(conversion.identity)
     if out is None or weights is None:
-        print_result(document, "\n".join(lines), as_json=as_json)
+        print_result(document, "\n".join(_list_lines(document)), as_json=as_json)
         return
+    document["written"] = str(out)
     weights.save(out)
-    say(*lines)
-    print_result({**document, "written": str(out)}, out, as_json=as_json)
+    say(*_list_lines(document))
+    print_result(document, out, as_json=as_json)
 
 
 def _list_lines(document: dict[str, Any]) -> Iterator[str]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import inf
-from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -115,14 +114,14 @@ def measure_training_seconds(opened: LoadedModel) -> float | None:
         return None
     data = load_recipe(path, imports=False).data
     try:
-        samples = choose_evenly(
-            read_source(data, "train", labeled=False, skip_missing=True).samples, MOST_TIMED
-        )
-        rates = [video_info(sample.video).fps or inf for sample in samples]  # images have none: 0 seconds
-        frames = [frame_span(sample)[1] for sample in samples]
+        samples = read_source(data, "train", labeled=False, skip_missing=True).samples
+        seconds = [  # images have no rate: 0 seconds
+            frame_span(sample)[1] / (video_info(sample.video).fps or inf)
+            for sample in choose_evenly(samples, MOST_TIMED)
+        ]
     except UserError:  # such as videos that have moved
         return None
-    return round(median(map(truediv, frames, rates)), 2) or None
+    return round(median(seconds), 2) or None
 
 
 def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
@@ -176,9 +175,8 @@ def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
     recipe, clip = load_recipe(FALLBACK_RECIPE), dict[str, Any](opened.weights.clip or {})
-    data = DataSettings(
-        frames=spec.frames, size=spec.size, fps=clip.pop("fps", None), heads=head_settings(spec.heads)
-    )
+    fps, heads = clip.pop("fps", None), head_settings(spec.heads)
+    data = DataSettings(frames=spec.frames, size=spec.size, fps=fps, heads=heads)
     if head := spec.only_head:
         num_classes = None if head.task == "regression" else head.outputs
         data = replace(data, task=head.task, num_classes=num_classes)
@@ -276,11 +274,9 @@ def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> Weig
     clip = dict[str, Any](weights.clip or {})
     if (fps := clip.pop("fps", None)) is not None:
         values["data.fps"] = fps
-    default_model, model = ModelSettings(), spec.model
-    for field in fields(model):
-        value = getattr(model, field.name)
-        needed = field.name in ALWAYS_SET or value != getattr(default_model, field.name)
-        if needed and field.name not in DECODER_SETTINGS:
-            values[f"model.{field.name}"] = list(value) if isinstance(value, tuple) else value
+    default_values = vars(ModelSettings())
+    for name, value in vars(spec.model).items():
+        if (name in ALWAYS_SET or value != default_values[name]) and name not in DECODER_SETTINGS:
+            values[f"model.{name}"] = list(value) if isinstance(value, tuple) else value
     values |= {f"{stage}.{key}": value for stage in STAGES for key, value in clip.items()}
     return WeightSettings(name=checkpoint, weights=weights, spec=spec, values=values)

@@ -55,15 +55,13 @@ def find_init(
     run = None if output is None or overwrite else RunFolder(output)
     environment = run.read_environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
-        file = str(environment.init)
-    elif is_timm_name(name):
-        file = name
-    else:
-        path = absolute_keeping_links(find_weights(name))
-        if output is not None and output.resolve() in (path.parent, path.resolve().parent):
-            raise OptionError(f"output {output}: holds the weights of --init; choose another folder")
-        file = str(path)
-    return InitFile(name=name, file=file, decoder=decoder)
+        return InitFile(name=name, file=str(environment.init), decoder=decoder)
+    if is_timm_name(name):
+        return InitFile(name=name, file=name, decoder=decoder)
+    path = absolute_keeping_links(find_weights(name))
+    if output is not None and output.resolve() in (path.parent, path.resolve().parent):
+        raise OptionError(f"output {output}: holds the weights of --init; choose another folder")
+    return InitFile(name=name, file=str(path), decoder=decoder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from everest.errors import CheckpointError
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.methods.targets import PixelTargets
-from everest.models.classifier import ClassifierSpec, EncoderSpec, VideoClassifier
+from everest.models.classifier import EncoderSpec, VideoClassifier
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.cost import count_tokens
 from everest.models.mae import AutoencoderSpec
@@ -67,8 +67,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     assert isinstance(spec, ClipSpec)
     if not isinstance(spec, ModelSpec):
         raise CheckpointError(f"{opened.file}: transformers has no {spec.title}; use --to onnx")
-    obstacles = ", ".join(_find_obstacles(spec))
-    if obstacles:
+    if obstacles := ", ".join(_find_obstacles(spec)):
         problem = f"transformers' VideoMAE does not support {obstacles}"
         raise CheckpointError(f"{opened.file}: {problem}; use --to onnx")
     tensors: dict[str, Tensor] = {}
@@ -91,8 +90,9 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         notes.append(f"{frames}, which its config.json cannot state")
 
     texts = {} if card is None else {CARD: card}
-    for name, values in ((PREPROCESSOR_FILE, processing), (CONFIG_FILE, config)):
-        texts[name] = json.dumps(values, indent=2) + "\n"
+    texts[PREPROCESSOR_FILE], texts[CONFIG_FILE] = (
+        json.dumps(x, indent=2) + "\n" for x in (processing, config)
+    )
     (folder / CONFIG_FILE).unlink(missing_ok=True)  # written last; not next to other weights
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata={"format": "pt"})
     for name, text in texts.items():
@@ -157,16 +157,16 @@ def _make_config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     model, target = spec.model, spec.target if isinstance(spec, AutoencoderSpec) else None
-    for key in ("positions", "attention", *ENCODER_SETTINGS):
-        value = getattr(model, key)
-        if value != getattr(ModelSettings, key):
-            yield f"model.{key}={as_yaml(value)}"
+    keys = ("positions", "attention", *ENCODER_SETTINGS)
     obstacles = {
+        f"model.{key}={as_yaml(getattr(model, key))}": getattr(model, key) != getattr(ModelSettings, key)
+        for key in keys
+    }
+    obstacles |= {
         "an encoder alone": isinstance(spec, (EncoderSpec, ViewSpec)),
         "pretrain.camera_motion": isinstance(spec, PretrainSpec) and spec.camera > 0,
         "data.channels=1": spec.channels == 1,
-        f"model.pooling={model.pooling}": isinstance(spec, ClassifierSpec)
-        and model.pooling not in ("mean", "first"),
+        f"model.pooling={model.pooling}": bool(spec.heads) and model.pooling not in ("mean", "first"),
         f"model.tubelet={as_yaml(model.tubelet)}": model.tubelet[1] != model.tubelet[2],
         "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
         "data.heads": bool(spec.heads) and spec.only_head is None,
@@ -193,8 +193,8 @@ def _note_differences(spec: ModelSpec) -> Iterator[str]:
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
     if any(head.chosen_thresholds for head in spec.heads):
         yield "it stores no thresholds; --to onnx states them in `heads`"
-    norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
-    if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != LAST_NORM_EPS:
+    norm = "fc_norm" if spec.heads else "decoder.norm"
+    if (not spec.heads or spec.model.pooling == "mean") and spec.norms.last_eps != LAST_NORM_EPS:
         fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"
         yield f"its last norm has another eps ({LAST_NORM_EPS:g}); for the same numbers {fix}"
 

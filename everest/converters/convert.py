@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -94,8 +94,7 @@ def _read_class_names(metadata: ForeignMetadata, spec: ModelSpec) -> tuple[str, 
     return ordered
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
+class Conversion(NamedTuple):
     """The converted weights, and the identity of the foreign checkpoint."""
 
     weights: Weights

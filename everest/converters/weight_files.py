@@ -68,9 +68,8 @@ def refuse_broken_links(*paths: Path) -> None:
     """Raise CheckpointError if one of the paths is a link to a file that does not exist."""
     for path in paths:
         if path.is_symlink() and not path.exists():
-            raise CheckpointError(
-                f"{path}: a link to {path.readlink()}, which does not exist; download the checkpoint again"
-            )
+            problem = f"a link to {path.readlink()}, which does not exist"
+            raise CheckpointError(f"{path}: {problem}; download the checkpoint again")
 
 
 def is_pickle(file: Path) -> bool:
@@ -113,10 +112,8 @@ def read_weight_file(file: Path) -> StoredWeights:
         tensors = _read_file(file.with_name(shard)).tensors
         for name in (name for name, its_shard in shard_of.items() if its_shard == shard):
             if name not in tensors:
-                raise CheckpointError(
-                    f"{file.with_name(shard)}: without {shorten(name)}, which {file.name} expects in it; "
-                    "download the checkpoint again"
-                )
+                problem = f"without {shorten(name)}, which {file.name} expects in it"
+                raise CheckpointError(f"{file.with_name(shard)}: {problem}; download the checkpoint again")
             stored.tensors[name] = tensors[name]
     return stored
 
@@ -135,14 +132,11 @@ def _refuse_part(file: Path) -> None:
     for index in sorted(file.parent.glob(f"*{INDEX_SUFFIX}")):
         shards = set(_read_index(index).values())
         if file.name in shards and len(shards) > 1:
-            raise CheckpointError(
-                f"{file}: one of {len(shards)} shards; name the index, which reads all: {index}"
-            )
-    if match := SHARD.search(file.name):
-        raise CheckpointError(
-            f"{file}: one of {int(match[1])} shards; download all shards and their index, *{INDEX_SUFFIX}, "
-            "and name the folder"
-        )
+            fix = f"name the index, which reads all: {index}"
+            raise CheckpointError(f"{file}: one of {len(shards)} shards; {fix}")
+    if (match := SHARD.search(file.name)) and int(match[1]) > 1:
+        fix = f"download all shards and their index, *{INDEX_SUFFIX}, and name the folder"
+        raise CheckpointError(f"{file}: one of {int(match[1])} shards; {fix}")
     if file.match(DEEPSPEED_WEIGHTS) and len(list(file.parent.glob(DEEPSPEED_WEIGHTS))) > 1:
         raise CheckpointError(f"{file}: {DEEPSPEED_PART}")
 
@@ -150,8 +144,8 @@ def _refuse_part(file: Path) -> None:
 def _read_file(file: Path) -> StoredWeights:
     """Read a file of either format; safetensors may also have the ending of a pickle."""
     if not file.is_file():
-        problem = f"{shorten(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
-        raise CheckpointError(problem)
+        name = shorten(file, most=MOST_SHOWN_OF_PATH)
+        raise CheckpointError(f"{name}: missing; download the checkpoint again")
     if file.suffix not in WEIGHT_SUFFIXES:
         endings = ", ".join(WEIGHT_SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {endings}, or a folder")

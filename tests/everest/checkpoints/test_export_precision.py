@@ -390,7 +390,7 @@ def test_an_export_writes_the_program_beside_the_file_and_keeps_the_users_own(cl
     assert program.read_text() == "mine"
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_stopped_export_leaves_nothing(how: signal.Signals, classifier_run: Path, tmp_path: Path):
     process = start("export", classifier_run, "--to", "onnx", "-o", tmp_path / "a.onnx", group=False)
     wait_until(lambda: any(tmp_path.iterdir()), process)

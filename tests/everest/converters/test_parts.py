@@ -85,6 +85,11 @@ def test_a_shard_alone_is_refused(suffix: str, tmp_path: Path):
         assert "one of 2 shards; download all shards and their index, *.index.json" in problem_of(
             read_foreign, path
         )
+    only = shards[0].with_name(f"model-00001-of-00001{suffix}")  # one shard is all of a model
+    alone = shards[0].with_name(f"alone{suffix}")
+    for file in (only, alone):
+        save(CLASSIFIER, file)
+    assert converted_hash(only) == converted_hash(alone)
     renamed = shards[0].rename(tmp_path / f"layers{suffix}")  # beside an index, any name is that of a shard
     save({"x": torch.ones(1)}, tmp_path / f"rest{suffix}")
     text = json.dumps({"weight_map": {"a": renamed.name, "b": f"rest{suffix}"}})

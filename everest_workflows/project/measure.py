@@ -1,4 +1,4 @@
-"""The test of a project: the delivered model and the other candidates, timelines, all folds, an export.
+"""The test of a project: the delivered model and the other candidates, timelines, all folds.
 
 V test videos, C outputs.
 """

@@ -48,6 +48,7 @@ def test_a_moved_project_is_exported_with_its_own_list(elsewhere: Path, tmp_path
     assert json_of(*shlex.split(document["next"])[1:])["videos"] > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_project_is_moved_and_resumed(class_folders: Path, tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second" / "deep"
     command = ["train", class_folders, "--unlabeled", tmp_path / "more", "--model", "network", *FEW]

@@ -317,7 +317,6 @@ for name, command, line in (
     ("windows", prepare_lists.windows, "List windows of long videos."),
     ("check", check, "Decode every video, verify labels, find copies."),
     ("encode", encode, "Re-encode videos so that training reads them faster."),
-    ("stats", prepare_lists.stats, "Measure colors, lengths, class balance and motion."),
     ("shard", shard, "Pack the videos of a list into tar files."),
     ("tokens", tokens, "Cache the outputs of LVMAE's tokenizer."),
 ):

@@ -1,4 +1,4 @@
-"""The commands of `everest prepare` for lists, splits, statistics, windows and annotations."""
+"""The commands of `everest prepare` for lists, splits, windows and annotations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 from everest.config.heads import TaskName
 from everest.errors import first_names
 from everest.system.files import check_new_file, refuse_inputs
-from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest_cli import options as o
@@ -24,7 +23,6 @@ from everest_cli.output import Display, exit_if_failed, print_json, print_result
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
 
-STATISTICS_DIGITS: Final = 4  # heuristic: digits of mean and std, a fortieth of a byte level
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 MOST_NAMES: Final = 20  # heuristic: maximum number of groups that a line names
 
@@ -134,58 +132,6 @@ def _print_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) ->
         classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
         rows[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
     return rows
-
-
-def stats(
-    source: Path = argument("SOURCE", "A list, or a folder of videos.", parser=local_path),
-    most: int | None = option("--videos N", "Use N random videos of each class [all].", min=1),
-    data: Path | None = o.LOCAL_ROOT,
-    task: TaskName | None = o.TASK,
-    as_json: bool = o.AS_JSON,
-    quiet: bool = o.QUIET,
-) -> None:
-    """Print mean and std of the colors, lengths, class balance and camera motion.
-
-    Motion is the mean absolute difference of neighboring gray frames, from 0 (still) to 1.
-
-    Example: everest prepare stats train.csv
-    """
-    from everest.lists.reading import read_labeled
-    from everest.prepare.stats import MOTION_DEFINITION, compute_stats
-
-    listed = read_labeled(source, root=find_root(source, data), task=task)
-    say(*listed.notices)
-    with Display(quiet=quiet) as display:
-        document = compute_stats(listed, max_videos=most, workers=num_cores(), report=display.report)
-    if as_json:
-        print_json(document)
-        return
-    typer.echo(f"{document['measured']} of {document['videos']} videos measured")
-    options = []
-    for name in ("mean", "std"):
-        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
-        options.append(f"--set 'data.{name}={[round(value, STATISTICS_DIGITS) for value in document[name]]}'")
-    typer.echo(f"for a recipe: {' '.join(options)}")
-    for name in ("seconds", "frames"):
-        if document[name]:
-            least, middle, most = (document[name][key] for key in ("min", "median", "max"))
-            typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
-    strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
-    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
-    if document["numbers"]:
-        parts = (f"{name} {value:g}" for name, value in document["numbers"].items())
-        typer.echo(f"labels: {', '.join(parts)}")
-    camera = document["camera"]
-    typer.echo(
-        f"camera: of the neighboring frames sampled, it moves in {camera['moving']:.0%}; in "
-        f"{camera['unexplained']:.0%}, the change has another cause (cuts, fast motion, large objects)"
-    )
-    typer.echo(f"motion: {document['motion']:.4f} ({MOTION_DEFINITION})")
-    if document["classes"]:
-        typer.echo(f"largest class / smallest: {document['imbalance']:g}")
-    for row in document["classes"]:
-        motion = "" if row["motion"] is None else f", motion {row['motion']:.4f}"
-        typer.echo(f"  {row['class']}: {plural(row['videos'], 'video')}{motion}")
 
 
 def windows(

@@ -74,7 +74,7 @@ def test_help_fits_80_columns_and_lists_every_command_under_a_subject():
     ("typed", "completions"),
     [
         ("everest pre", ["pretrain", "predict", "prepare"]),
-        ("everest prepare s", ["split", "stats", "shard"]),
+        ("everest prepare s", ["split", "shard"]),
         ("everest finetune --ini", ["--init"]),
         ("everest pretrain --recipe ucf101-r", ["ucf101-released", "ucf101-running-cell"]),
     ],

@@ -9,9 +9,7 @@ from everest.config.heads import named_heads
 from everest.lists.reading import read_samples, read_unlabeled
 
 everest = called
-index, split, check, stats = (
-    partial(called, f"prepare {name}") for name in ("index", "split", "check", "stats")
-)
+index, split, check = (partial(called, f"prepare {name}") for name in ("index", "split", "check"))
 
 
 def rows_of(file: Path, root: Path, heads=None):

@@ -168,22 +168,3 @@ def test_check_counts_the_classes_of_each_list_and_names_the_rare(videos: Path):
     assert (
         "\nclasses: 2, with 1 to 2 videos each\nwarning: fewer than 5 training videos: b (1), a (2)\n" in text
     )
-
-
-def stats(videos: Path, labels: list[str], *options: object) -> str:
-    rows = [f"clip{number % 4}.mp4,{label}\n" for number, label in enumerate(labels)]
-    (videos / "all.csv").write_text("path,label\n" + "".join(rows))
-    return everest("prepare stats -q", videos / "all.csv", *options).stdout
-
-
-def test_stats_of_numbers_and_of_several_classes(videos: Path):
-    document = json.loads(stats(videos, ["0.5", "1.5", "2.5", "3.5"], "--json"))
-    numbers = document["numbers"]
-    assert (numbers["mean"], numbers["min"], numbers["max"], numbers["median"]) == (2, 0.5, 3.5, 2)
-    assert numbers["std"] == pytest.approx(1.25**0.5, rel=1e-5)
-    assert document["classes"] == []
-    text = stats(videos, ["0.5", "1.5", "2.5", "3.5"])
-    assert "class" not in text
-    text = stats(videos, ["a"] * 10 + ["a|b", ""])
-    counts = ("4 of 12 videos measured", "\n  a: 11 videos, motion", "\n  b: 1 video, motion")
-    assert [words for words in (*counts, "largest class / smallest: 11") if words not in text] == []

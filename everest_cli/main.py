@@ -209,7 +209,6 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Use": {
         "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),
         "extract": (predict.extract, "Write features of videos or windows to a file."),
-        "search": (predict.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
         "convert": (weights.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from."),

@@ -1,4 +1,4 @@
-"""`everest predict`, `everest extract` and `everest search`: classes, features and neighbors of videos."""
+"""`everest predict` and `everest extract`: classes and features of videos."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Final, Literal, get_args
 import typer
 
 from everest.errors import RecipeError
-from everest.system.files import check_new_file, refuse_inputs, write_text
+from everest.system.files import refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_views
-from everest_cli.output import exit_if_failed, print_json, say
+from everest_cli.options import option, read_views
+from everest_cli.output import exit_if_failed
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # rows of everest.inference.predictions
@@ -152,50 +152,3 @@ def extract(
     if skipped is not None:
         typer.echo(out)
     exit_if_failed(skipped)
-
-
-def search(
-    queries: list[str] = argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F."),
-    features: Path = option("--features F", "A .safetensors file of everest extract.", ...),
-    checkpoint: str | None = option("--checkpoint -c C", "Weights of the features; needed for new videos."),
-    recipe: str | None = o.CLIP_RECIPE,
-    top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
-    page: Path | None = option("--page F", "Also write a page with the clips of the results."),
-    overwrite: bool = o.OVERWRITE_FILES,
-    as_json: bool = o.AS_JSON,
-) -> None:
-    """Find the videos or moments most similar to an example, by an encoder's features.
-
-    A video that is not in F needs --checkpoint: the weights that wrote F.
-
-    Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
-    """
-    from everest.checkpoints.load import find_weights
-    from everest.config.recipe import recipe_for_run
-    from everest.inference.opened_model import OpenedModel
-    from everest.search.neighbors import nearest, read_feature_file, read_query, to_dict, write_results
-
-    file = read_feature_file(features)
-    if page is not None:
-        refuse_inputs(page, [features, *map(Path, queries), *map(Path, file.files)], option="--page")
-        check_new_file(page, option="--page", overwrite=overwrite)
-    model = None
-    if checkpoint is not None:
-        model = OpenedModel.open(
-            find_weights(checkpoint, quiet=True),
-            recipe=None if recipe is None else recipe_for_run(recipe),
-            views=(file.clips, file.crops),
-            keep=file.keep,
-            notify=say,
-        )
-    examples = [read_query(text, file, model) for text in queries]
-    results = [(example, nearest(file, example, top=top)) for example in examples]
-    if page is not None:
-        write_results(page, file, results)
-    if as_json:
-        print_json([to_dict(query, neighbors, file) for query, neighbors in results])
-    else:
-        for query, neighbors in results:
-            typer.echo(query.name)
-            for neighbor in neighbors:
-                typer.echo(f"  {neighbor.similarity:6.3f}  {file.name(neighbor.row)}")

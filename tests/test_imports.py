@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # to the left of it; "root" is the files of everest/ itself: the training loops and the library's face.
 TOOLKIT = (
     *("errors", "system", "video", "methods", "config", "lists", "data", "metrics", "tokenizer", "models"),
-    *("converters", "checkpoints", "engine", "inference", "probes", "figures", "search", "evaluation"),
+    *("converters", "checkpoints", "engine", "inference", "probes", "figures", "evaluation"),
     *("profiling", "prepare", "root"),
 )
 WORKFLOWS = ("annotations", "recordings", "suggest", "sweep", "project")

@@ -51,12 +51,11 @@ SUBJECTS = {
         "everest_workflows/project",
         "everest_demo",
     ),
-    "Evaluation, prediction, features and search": (
+    "Evaluation, prediction and features": (
         "everest/evaluation",
         "everest/probes",
         "everest/inference",
         "everest/metrics",
-        "everest/search",
         "everest/inference_api.py",
         "everest/api.py",
         "everest/figures",

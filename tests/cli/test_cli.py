@@ -21,7 +21,7 @@ from everest_cli.main import app, as_user_error
 COMMANDS = [  # in the order of help
     *("train", "pretrain", "finetune", "eval", "predict", "timeline", "visualize-mask", "profile"),
     *("demo", "recipes", "probe", "sweep", "train-tokenizer", "runs", "plot", "select-frames", "doctor"),
-    *("budget", "extract", "search", "export", "convert", "weights", "prepare"),
+    *("budget", "extract", "export", "convert", "weights", "prepare"),
 ]
 HEAVY = {"torch", "numpy", "yaml", "rich", "av"}
 HELP = f"""

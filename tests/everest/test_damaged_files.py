@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from made_features import write_features
 from run_folders import make_run
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -87,14 +85,6 @@ def shards(folder: Path, request: pytest.FixtureRequest) -> Made:
     return Made(index, ["pretrain", *options])
 
 
-def features(folder: Path, request: pytest.FixtureRequest) -> Made:
-    rows = np.random.default_rng(0).normal(size=(4, 8))
-    names = ["a.mp4", "b.mp4"]
-    windows = [(0, 0, 2), (0, 1, 3), (1, 0, 2), (1, 1, 3)]
-    file = write_features(folder / "f.safetensors", rows, names, windows=windows)
-    return Made(file, ["search", "a.mp4@1", "--features", file, "--json"])
-
-
 def timelines(folder: Path, request: pytest.FixtureRequest) -> Made:
     video, file = request.getfixturevalue("clip_files") / "clip0.mp4", folder / "t.safetensors"
     options = ["-c", request.getfixturevalue("classifier_run"), "--window", 1, "--step", 0.5, "-q"]
@@ -144,7 +134,6 @@ KINDS = {
     "state, resumed": Kind(resumed("state/step-000000003.safetensors"), 6),
     "results.json": Kind(sweep_results, 2),
     "index of shards": Kind(shards, 4),
-    "features": Kind(features, 4),
     "timelines": Kind(timelines, 4),
     "results of a check": Kind(checked, 2),
     "plan of parts": Kind(part("plan.json"), 2),

@@ -1,1 +1,0 @@
-"""Finds the clips that are most similar to an example."""

@@ -11,6 +11,9 @@ A selection needs only the ranks of scores, which are exact in 16 bits; float16 
 `problems` in the header of a part lists the samples that could not be read; their rows have no meaning.
 A part appears under its name only when it is complete, so a killed call resumes with the part it was writing.
 
+A pre-training step of lvmae-128 takes 1.8 times the CPU time if it runs the tokenizer (one thread, one clip:
+1.80 of 128 frames of 112 pixels, 1.75 of 32 of 224; both kinds of steps alternate, medians).
+
 B clips, V views, T frames, H W pixels, N tokens, D code dimensions.
 """
 

@@ -75,11 +75,13 @@ class StoppedWaiting(Exception):
 
 def choose_workers(dataset: ClipDataset, order: Order, workers: int | Literal["auto"]) -> int:
     """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
-    if workers != "auto":
-        return workers
-    free_bytes = free_shared_memory()
-    processes = num_local_processes()
-    for num_workers in range(num_readers(), 0, -1):
+    return _fitting_workers(dataset, order, num_readers()) if workers == "auto" else workers
+
+
+def _fitting_workers(dataset: ClipDataset, order: Order, most: int) -> int:
+    """The number of workers, at most `most`, whose batches fit into the free shared memory."""
+    free_bytes, processes = free_shared_memory(), num_local_processes()
+    for num_workers in range(most, 0, -1):
         needed_bytes = shared_bytes(dataset, order, workers=num_workers) * processes
         if free_bytes is None or needed_bytes <= SHARED_MEMORY_SHARE * free_bytes:
             return num_workers
@@ -93,13 +95,8 @@ def read_with_fewer(
 
     For commands that read each video once: they need not be as fast as training.
     """
-    number = min(choose_workers(dataset, order, workers), sum(map(len, order)))
-    free = free_shared_memory()
-    while number and free is not None:
-        needed = shared_bytes(dataset, order, workers=number) * num_local_processes()
-        if needed <= SHARED_MEMORY_SHARE * free:
-            break
-        number -= 1
+    most = min(num_readers() if workers == "auto" else workers, sum(map(len, order)))
+    number = _fitting_workers(dataset, order, most)
     try:
         loader = ClipLoader(dataset, order, workers=number, timeout=timeout)
     except EnvironmentProblem:  # a limit of the size of files, or another program was faster

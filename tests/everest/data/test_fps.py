@@ -159,11 +159,3 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
     assert clip["fps"] == FPS
     sampled = describe_sampling(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"])
     assert sampled == "the frames of a clip are 2 frames at 15 per second apart"
-
-
-def test_short_videos_are_counted_at_the_rate(data: Path):
-    recipe = ["--recipe", data / "tiny.yaml", "--set", "data.fps=5"]  # videos of five frames
-    shown = called("pretrain --dry-run", *recipe).stderr
-    assert (
-        "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 2 at 5 frames per second" in shown
-    )

@@ -120,20 +120,3 @@ def test_a_recipe_may_predict_no_token_at_random_and_no_token_without_a_tokenize
     assert recipe.pretrain.selection.random_ratio == 0
     with pytest.raises(RecipeError, match=r"pretrain\.target\.kind: needs a tokenizer"):
         load_recipe("k400", overrides=["pretrain.target.kind=tokens"])
-
-
-def test_the_share_kept_by_another_strategy_is_not_its_own(tmp_path):
-    """keep_ratio is EVEREST's rho_pre; here it is the share that the decoder predicts."""
-
-    def keep_ratio(recipe: str, *overrides: str) -> float:
-        return load_recipe(recipe, overrides=overrides).pretrain.selection.keep_ratio
-
-    assert keep_ratio("lvmae-demo") == 0.1
-    assert keep_ratio("lvmae-demo", "pretrain.selection.keep_ratio=0.2") == 0.2
-    assert keep_ratio("lvmae-demo", "pretrain.selection.score=random") == 0.1
-    assert keep_ratio("k400", "pretrain.selection.strategy=frame-difference") == 0.3
-    file = tmp_path / "mine.yaml"
-    file.write_text("base: lvmae-demo\npretrain: {selection: {keep_ratio: 0.3}}\n")
-    assert keep_ratio(str(file)) == 0.3
-    file.write_text("base: k400\npretrain: {selection: {strategy: learned-importance, score: random}}\n")
-    assert keep_ratio(str(file)) == 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -21,10 +20,6 @@ from everest.errors import DataError
 from everest.models.base import PretrainingOutput
 from everest.models.spec import pretrain_spec
 
-# Imported where they are used: probes, which take scikit-learn and a second, and token caches.
-if TYPE_CHECKING:
-    from everest.probes.during_training import Prober
-
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
@@ -36,13 +31,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     inputs = StageInputs(
         recipe=recipe, section=recipe.pretrain, spec=spec, dataset=dataset, init_weights=init_weights
     )
-    training = make_training(inputs, context)
-    prober = None
-    if recipe.pretrain.probe.every and not context.options.one_batch:
-        from everest.probes.during_training import Prober
-
-        prober = Prober(training, recipe, spec, dataset)
-    return Pretraining(training=training, prober=prober)
+    return Pretraining(training=make_training(inputs, context))
 
 
 def _make_dataset(recipe: Recipe, context: RunContext) -> ClipDataset:
@@ -75,7 +64,6 @@ class Pretraining:
     """A pre-training run that is ready for its first step."""
 
     training: Training
-    prober: Prober | None  # None: the run is not probed
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:
         """The loss and metrics of clips on the device. `batch` has their random numbers: `step` is unused."""
@@ -84,17 +72,12 @@ class Pretraining:
 
     def train(self) -> None:
         """Train to the end of the plan."""
-        training, prober = self.training, self.prober
+        training = self.training
         collapse = CollapseWatch(training.context.run_folder.rows())
-        if prober is not None:
-            prober.resume()
         with closing(training.remaining_steps()) as steps:
             for step in steps:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))
                 collapse.add(step.update())
-                if prober is not None:
-                    prober.probe_if_due()
         if training.step_log.losses:
-            is_compared = prober is not None and prober.watches_loss
-            training.context.report(closing_event(training, is_compared=is_compared))
+            training.context.report(closing_event(training))

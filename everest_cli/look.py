@@ -67,7 +67,7 @@ def plot(
     x: Literal["steps", "hours", "gflops"] = option("--x", "Axis: steps, hours, or computation.", "steps"),
     out: Path = option("--output -o F", "The figure to write (.png, .pdf, .svg).", Path("curves.png")),
 ) -> None:
-    """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
+    """Draw losses, validations and learning rates of runs; prints the figure's path.
 
     It replaces an earlier figure of the same name.
 

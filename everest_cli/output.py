@@ -113,30 +113,6 @@ def _format_step(event: dict[str, Any]) -> str:
     return f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
 
 
-def format_probe(event: dict[str, Any]) -> str:
-    """Format the measures of a probe in one line, with the accuracies of the first probe."""
-    parts = [_format_accuracy(event, key, title) for key, title in (("knn", "k-NN"), ("linear", "linear"))]
-    if any(parts):
-        parts.append(f"chance {event['probe_chance']:.1f} %")
-    parts.append(_format_accuracy(event, "retrieval", "class of the 10 nearest"))
-    parts.append(f"RankMe {event['rank_me']:.1f} of {event['rank_most']}")
-    parts.append(f"feature std {event['feature_std']:.3f}")
-    if event["heldout_loss"] is not None:
-        mean = event["heldout_mean_loss"]
-        reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
-        parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
-    return f"{_format_step(event)}: probe: {', '.join(filter(None, parts))}"
-
-
-def _format_accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
-    """Format a value of a probe next to its first value; None if it is not measured."""
-    value = event[f"probe_{key}"]
-    if value is None:
-        return None
-    first = event["first"][f"probe_{key}"]
-    return f"{title} {value:.1f} %{'' if first is None else f' (at the start {first:.1f} %)'}"
-
-
 class Display:
     """Shows the events that a loop reports. Use as a context."""
 
@@ -179,12 +155,10 @@ class Display:
             case "video" | "window" as kind:
                 done, total = event["done"], event[f"{kind}s"]
                 self._advance(done, total, f"{kind} {done}/{total}")
-            case "validation" | "probe" | "heading" if self._quiet:
+            case "validation" | "heading" if self._quiet:
                 pass
             case "validation":
                 self._line(format_validation(event))
-            case "probe":
-                self._line(format_probe(event))
             case "notice" | "heading":
                 self._line(event["text"])
             case "warning":

@@ -62,9 +62,6 @@ def _data_contradictions(recipe: Recipe) -> Iterator[Problem]:
         known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
     if finetune.best is not None and finetune.best not in known:
         yield "finetune.best", f"{finetune.best} is not measured for these labels; known: {', '.join(known)}"
-    if pretrain.probe.list is not None and (heads or data.task != "single-label"):
-        text = "needs one class for each video, and data has other labels (data.task, data.heads)"
-        yield "pretrain.probe.list", f"{text}; leave it out"
 
 
 def _training_contradictions(recipe: Recipe) -> Iterator[Problem]:

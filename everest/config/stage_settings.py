@@ -106,15 +106,6 @@ class LoraSettings:
 
 
 @settings
-class ProbeSettings:
-    """Measurements of the encoder during pre-training, which change no weights."""
-
-    every: v.CountOrZero = 0  # epochs from one probe to the next; 0: none
-    list: str | None = None  # list of labeled videos, relative to data.root; None: measures without labels
-    metric: Literal["knn", "linear"] = "knn"  # linear: logistic regression, in addition to k-NN
-
-
-@settings
 class ViewsSettings:
     """Learning between views by contrast (everest.models.view_model), without a decoder."""
 
@@ -144,7 +135,6 @@ class CommonPretrainSettings(TransformerSettings):
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
 @settings

@@ -23,7 +23,6 @@ class Purpose(IntEnum):
     BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # initial weights of the discriminator
-    PROBE = 8  # torch's global generator in a probe
     DROP_PATH = 9  # which clips of a step leave out a branch, by step
 
 

@@ -130,17 +130,13 @@ class CollapseWatch:
                 )
 
     def _count(self, row: Row) -> None:
-        if "view_spread" in row:  # else of a probe, or of an autoencoder
+        if "view_spread" in row:  # else of an autoencoder
             spread = row["view_spread"]
             self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
 
 
-def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
-    """A notice that compares the last losses of pre-training with guessing; a warning if little is learned.
-
-    Args:
-        is_compared: a probe compares the loss with a better reference than the loss of one color.
-    """
+def closing_event(training: Training) -> dict[str, Any]:
+    """Compare the last losses of pre-training with guessing; a warning if little is learned."""
     plan, losses, model = training.plan, training.step_log.losses, training.trained_model
     text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
     if not isinstance(model, MaskedAutoencoder):
@@ -163,7 +159,7 @@ def closing_event(training: Training, *, is_compared: bool) -> dict[str, Any]:
     text += f"; predicting each tubelet's mean color gives about {guess:g}"
     if has_diverged(fmean(losses), guess):
         return warning(f"{text}: the loss rose above it, so the run diverged; {SMALLER_UPDATES}")
-    if fmean(losses) <= NEAR_MEAN_COLOR * guess or is_compared:
+    if fmean(losses) <= NEAR_MEAN_COLOR * guess:
         return notice(text)
     advice = learning_rate_advice(plan, new_weights=training.state.header.origin is None)
     return warning(f"{text}: little is learned; {advice or 'try more steps or another base_lr'}")

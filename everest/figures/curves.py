@@ -1,4 +1,4 @@
-"""`everest plot`: losses, validations, probes and learning rates of runs by steps, hours or computation.
+"""`everest plot`: losses, validations and learning rates of runs by steps, hours or computation.
 
 R rows of metrics.jsonl.
 """
@@ -25,7 +25,6 @@ from everest.metrics.names import METRICS
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import count_macs
 from everest.models.spec import read_model_spec
-from everest.probes.collapse import PROBE_TITLES, select_probe_rows
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS_FILE, Row, RunEnvironment
 from everest.system.text import damage_errors
 from everest.system.weights_header import read_header
@@ -43,8 +42,6 @@ TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # style of the title of
 LOSSES: Final = {
     "loss": ("", "training, mean of nearby steps"),
     "val_loss": ("o", "validation"),
-    "heldout_loss": ("s", "held-out videos"),
-    "heldout_mean_loss": ("x", "held-out videos, predicting their mean"),
 }
 LOGGED_EACH_STEP: Final = ("loss", "view_top1")
 
@@ -65,8 +62,6 @@ class RunCurves:
     metric: str | None = None  # selects the best weights (everest.metrics.names); None: the loss
     # Percent of videos that a guess gets right; None before weights are saved, or for other metrics.
     chance: float | None = None
-    probe: str | None = None  # name of the linear probe if there is one, else of k-NN
-    probe_chance: float | None = None  # percent of videos with the most frequent class
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
@@ -89,18 +84,14 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
         raise RecipeError(f"{run}: no step in {METRICS_FILE} yet; there is nothing to draw")
     positions = _make_x_values(run, environment, steps, x)
     x_of_step = {row["step"]: position for row, position in zip(steps, positions, strict=True)}
-    x_of_step[0] = 0.0  # for the probe before the first step
     known = [row for row in rows if row["step"] in x_of_step]
     validations = [row for row in known if any(key.startswith("val_") for key in row)]
-    probes = select_probe_rows(known)
     metric = metric_of_run(run, validations)
-    probe = next((key for key in PROBE_TITLES if any(row.get(key) is not None for row in probes)), None)
     spec = _read_transformer_spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves: dict[str, Curve] = {}
     for logged, keys in (
         (steps, ("loss", "lr", "view_top1")),
         (validations, ("val_loss", f"val_{metric}")),
-        (probes, ("heldout_loss", "heldout_mean_loss", "rank_me", str(probe))),
     ):
         for key in keys:
             values = {row["step"]: row[key] for row in logged if key in row}
@@ -113,8 +104,6 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
         curves=curves,
         metric=None if metric == "loss" else metric,
         chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
-        probe=probe,
-        probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
 
 
@@ -166,8 +155,7 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     """Draw a figure with a panel of the losses, one of the learning rate, and one of each further value."""
     metrics = [f"val_{run.metric}" for run in runs if run.metric is not None]
-    probes = [run.probe for run in runs if run.probe is not None]
-    further = dict.fromkeys([*metrics, *probes, "view_top1", "rank_me"])
+    further = dict.fromkeys([*metrics, "view_top1"])
     names = ["loss", *(key for key in further if any(key in run.curves for run in runs)), "lr"]
     styles = [
         {"color": color, "linestyle": dashes, "linewidth": 2}
@@ -207,8 +195,7 @@ def _draw_panel(
     panel.grid(alpha=0.3)
     panel.margins(x=0.01)
     if name == "loss":
-        # The panel goes from 0, or the lowest loss below 0, to the highest loss that is not a spike. A model
-        # before its first step does not count: its losses may be far above.
+        # The panel goes from 0, or the lowest loss below 0, to the highest loss that is not a spike.
         lows, highs = [0.0], [0.0]
         entries: list[Line2D] = []
         for key, (marker, label) in LOSSES.items():
@@ -217,7 +204,7 @@ def _draw_panel(
                 entries.append(Line2D([], [], color="black", marker=marker, label=label))
             for curve in curves:
                 values = smooth(curve.y) if key in LOGGED_EACH_STEP else curve.y
-                values = values[np.isfinite(values) & (curve.x > 0)]
+                values = values[np.isfinite(values)]
                 lows += values.tolist()
                 highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
         if max(highs) > min(lows):
@@ -226,15 +213,12 @@ def _draw_panel(
         panel.set_title("loss", **TITLE_STYLE)
         return
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
-    if name in PROBE_TITLES:
-        title, chances = f"{name} (%)", [run.probe_chance for run in runs]
-    elif metric is not None and metric.is_percent:
-        title = f"{metric.title} on the validation videos (%)"
-        chances = [run.chance for run in runs if f"val_{run.metric}" == name]
-    else:
+    if metric is None or not metric.is_percent:
         panel.set_title(name if metric is None else metric.title, **TITLE_STYLE)
         panel.set_ylim(bottom=0 if metric is None else None)
         return
+    title = f"{metric.title} on the validation videos (%)"
+    chances = [run.chance for run in runs if f"val_{run.metric}" == name]
     levels = sorted({chance for chance in chances if chance is not None})
     for level in levels:
         panel.axhline(level, color="black", linestyle=":", linewidth=1.5)

@@ -66,20 +66,6 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
     return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 
-def measure_knn_accuracy(labeled: LabeledFeatures, num_classes: int) -> float | None:
-    """Measure the accuracy of k-NN in percent over all videos, with the votes of `everest probe`.
-
-    Videos of the same source do not vote. A video without a voter counts as wrong. None if no class has
-    videos of two sources, as every output would be wrong.
-    """
-    if not _has_match(labeled, labeled).any():
-        return None
-    nearest, cosines = _find_nearest(labeled, labeled, NEIGHBORS)
-    outputs = _vote(labeled.labels, nearest, cosines, Head(outputs=num_classes))
-    correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == labeled.labels)
-    return 100 * int(correct.sum()) / len(correct)
-
-
 def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], head: Head) -> NDArray[Any]:
     """Average the labels of the nearest videos (N, K) by their cosines (N, K): (N, C); 0 without any."""
     if head.task == "single-label":

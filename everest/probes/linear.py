@@ -19,7 +19,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.models.classifier import outputs_of
-from everest.probes.classifiers import LabeledFeatures, Labels
+from everest.probes.classifiers import Labels
 from everest.system.types import Floats
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
@@ -184,23 +184,3 @@ def choose_held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
         if len(videos) > 1:
             held[videos[: max(len(videos) // VIDEOS_PER_HELD_OUT, 1)]] = True
     return held
-
-
-def cross_validate(labeled: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
-    """Measure the accuracy of logistic regression in percent, in up to five folds that divide no source.
-
-    None if a class has a single source, or if the videos for fitting have a single class.
-    """
-    features, labels, sources = labeled
-    folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
-    if folds < 2:
-        return None
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    head = Head(outputs=num_classes)
-    correct = 0
-    for fitted, tested in splitter.split(features, labels, sources):
-        if len(np.unique(labels[fitted])) < 2:
-            return None
-        probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
-        correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
-    return 100 * correct / len(labels)

@@ -11,8 +11,6 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "video", "done", "videos"} or {"event": "window", "done", "windows"}: progress
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",
 #   "chance", "majority", "metric", "best", "best_step"
-# {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
-#   the first probe, "first"
 # {"event": "notice", "text"}: a line of text that is shown even if progress is hidden
 # {"event": "warning", "text"}: a line about a problem, which is shown after "warning: "
 # {"event": "heading", "text"}: a line about work that is planned or begins

@@ -24,12 +24,11 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import StageName
 from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
-from everest.engine.stage_plan import PEAK_LR, steps_between_validations
+from everest.engine.stage_plan import PEAK_LR
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
 from everest.lists.sample import ListSize, Sample, choose_evenly
 from everest.lists.sources import read_source
-from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, plan_probes
 from everest.system.storage import join_location, parse_location
 from everest.system.text import plural
 from everest.video.reader import video_info
@@ -69,9 +68,6 @@ VIEWS_BATCH_FACTOR: Final = 3  # clips of a step of pre-training, for each one o
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
 GROUPS_FOR_DIFFERENCES: Final = 500  # at most; more learn from frames
 GROUPS_FOR_MILD_CROPS: Final = 100  # at most; more get stronger augmentation
-MOST_PROBES: Final = 20
-MOST_PROBE_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
-PROBE_COST: Final = 3.2  # of a video, in training clips: by the recipe custom, the most of all
 MOST_MEASURED_VIDEOS: Final = 40  # videos whose length and size are read, spread over the list
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE_WORD: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
@@ -101,7 +97,6 @@ class DataStats:
     width: float
     task: Task = "single-label"
     imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
-    num_validation: int = 0  # videos of `data.val`
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
@@ -110,12 +105,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
     dataset, known = finetune_dataset(recipe) if labeled else (pretrain_dataset(recipe), None)
     pretrain_samples = pretrain_dataset(recipe).samples if labeled and data.pretrain else ()
     root = parse_location(data.root)
-    held_out: dict[str, int] = {}  # samples
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
         name = getattr(data, key)
         if name is not None and join_location(root, name).exists():
-            listed = read_source(data, key, labeled=labeled, classes=known, skip_missing=True)
-            held_out[key] = len(listed.samples)
+            read_source(data, key, labeled=labeled, classes=known, skip_missing=True)
     frames, height, width = _median_size(dataset.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in dataset.samples) if labeled else {}
@@ -130,7 +123,6 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=class_imbalance(counts.values()),
-        num_validation=held_out.get("val", 0),
     )
 
 
@@ -245,18 +237,10 @@ def _schedule(
 
 
 def _choose_pretraining(stats: DataStats, device: DeviceValues, most_steps: int | None) -> list[Choice]:
-    """The values of pre-training, which compares clips; probes measure the features if that is cheap."""
+    """The values of pre-training, which compares clips."""
     size = stats.pretrain or stats.train
     batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
-    num_validation = stats.num_validation
-    probed = min(num_validation or size.num_samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
-    every, share = choose_interval(probed, steps=schedule[0].value, batch=batch, num_videos=size.num_samples)
-    probe_reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
-    if not every:
-        probe_reason = (
-            f"probes would cost more than {MOST_PROBE_SHARE:.0%} of so few steps; every: 1 makes them anyway"
-        )
     objective_reason = "clips of the videos are compared; predicting pixels helped less on real clips"
     camera_reason = "the model also predicts a simulated camera motion over still frames"
     selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
@@ -268,22 +252,7 @@ def _choose_pretraining(stats: DataStats, device: DeviceValues, most_steps: int 
         Choice("pretrain.objective", "views", objective_reason),
         Choice("pretrain.camera_motion", 1.0, camera_reason),
         Choice("pretrain.selection", selection, selection_reason),
-        Choice("pretrain.probe", {"every": every}, probe_reason),
     ]
-
-
-def choose_interval(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The validations between probes of `probed` videos, and the share of a run's cost that probes have.
-
-    0 if even two probes cost too much.
-    """
-    validation_steps = steps_between_validations(steps, num_videos, batch)
-    for every in range(1, -(-steps // validation_steps) + 1):
-        probes = len(plan_probes(steps, every=every, validation_steps=validation_steps))
-        share = probes * PROBE_COST * probed / (steps * batch)
-        if probes <= MOST_PROBES and share < MOST_PROBE_SHARE:
-            return every, share
-    return 0, 0.0
 
 
 def _choose_finetuning(stats: DataStats, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:

@@ -44,7 +44,7 @@ STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[StageName, ...]]] = {  # that
 
 
 class StageTime(NamedTuple):
-    """The steps of a stage, and its time at a measured speed, without validations and probes."""
+    """The steps of a stage, and its time at a measured speed, without validations."""
 
     stage: StageName
     steps: int

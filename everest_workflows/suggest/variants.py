@@ -16,13 +16,11 @@ from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
 from everest.config.stage_settings import StageName
-from everest.engine.stage_plan import MOST_VALIDATIONS
 from everest.system.text import plural
 from everest_workflows.suggest.rules import (
     CLIP_FRAMES,
     DEVICE_VALUES,
     GROUPS_FOR_DIFFERENCES,
-    MOST_PROBES,
     Choice,
     DataStats,
     choose_frame_size,
@@ -68,10 +66,8 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
         Choice("pretrain.epochs", epochs, clips),
         Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_SHARE), fifth),
     ]
-    planned, validations = epochs * samples // PAPER_BATCH, epochs
-    short = _limit_steps("pretrain", most_steps, planned, PAPER_WARMUP_SHARE)
-    if short:
-        schedule, validations = short, MOST_VALIDATIONS
+    planned = epochs * samples // PAPER_BATCH
+    schedule = _limit_steps("pretrain", most_steps, planned, PAPER_WARMUP_SHARE) or schedule
     tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
     planned = tuned_epochs * stats.train.num_samples // PAPER_TUNED_BATCH
     tuning = _limit_steps("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
@@ -86,7 +82,6 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
     frames = f"Table 7: 4, or 2 for short videos; the median has {num_frames:g} frames"
     ratios = "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
     selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
-    probe = {"every": -(-validations // MOST_PROBES)}
     return [
         Choice("data.num_classes", None, "as many as the labels have"),
         Choice("data.frames", CLIP_FRAMES, "Table 1"),
@@ -100,7 +95,6 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
         Choice("pretrain.base_lr", PAPER_BASE_LR[backbone], f"Table 7, {backbone}"),
         Choice("pretrain.objective", "pixels", "Section 4.1: the decoder predicts pixels"),
         Choice("pretrain.selection", selection, ratios),
-        Choice("pretrain.probe", probe, f"our choice: about {MOST_PROBES} probes"),
         Choice("finetune.stride", stride, "as in pre-training"),
         *tuning,
         *by_labels.values(),

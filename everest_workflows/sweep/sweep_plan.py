@@ -184,7 +184,6 @@ def _refuse_unused_targets(section: PretrainSettings, arm: Arm) -> None:
 def _check_inputs(recipe: Recipe, stage: SweepStage) -> None:
     """Raise DataError or CheckpointError if an input of a stage is missing, before any stage runs."""
     data = recipe.data
-    probe = recipe.pretrain.probe
     lists: dict[SweepStage, tuple[str, ...]] = {
         "pretrain": (pretrain_key(data),),
         "finetune": ("train",) if data.val is None else ("train", "val"),
@@ -195,8 +194,6 @@ def _check_inputs(recipe: Recipe, stage: SweepStage) -> None:
     root = parse_location(data.root)
     if stage == "pretrain":
         with_absolute_paths(recipe)  # finds its tokenizer and its teacher
-    if stage == "pretrain" and probe.every and probe.list is not None:
-        files["pretrain.probe.list"] = join_location(root, probe.list)
     if stage in ("finetune", "probe") and data.classes is not None:
         files["data.classes"] = join_location(root, data.classes)
     for key, file in files.items():

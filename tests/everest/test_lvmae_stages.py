@@ -53,19 +53,6 @@ def test_the_run_names_the_tokenizer_that_it_trained(trained: Path):
     assert (trained / "tokenizer" / "report.json").is_file()
 
 
-@pytest.mark.slow
-def test_probes_change_nothing_with_targets_of_a_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
-    named = ["--set", f"tokenizer.checkpoint={trained / 'tokenizer' / 'model.safetensors'}"]
-    probed = ["--set", "pretrain.probe.every=1", "--set", "data.val=train.csv"]
-    run("pretrain", clip_files, "-o", tmp_path / "run", *named, *probed)
-    plain, own = (read_weights(each / "model.safetensors").tensors for each in (trained, tmp_path / "run"))
-    assert state_hash(own) == state_hash(plain)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["heldout_loss"] for row in rows if "rank_me" in row]
-    assert len(losses) == 3
-    assert losses[-1] < losses[0]
-
-
 def test_a_run_moves_with_its_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
     before, moved = hash_of_tokenizer(trained), shutil.copytree(trained, tmp_path / "elsewhere")
     files = contents(moved)
@@ -149,9 +136,8 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        (["pretrain.probe.every=1", "pretrain.probe.list=nope.csv"], 4, "no such list or folder"),
+        (["data.train=nope.csv"], 4, "no such list or folder"),
         (["pretrain.views_per_decode=3"], 2, "batch_size 4 does not divide"),
-        (["pretrain.probe.every=1", "pretrain.probe.list=train.csv", "data.classes=nope.txt"], 4, "nope.txt"),
         (None, 6, "its encoder differs from the recipe's"),  # weights of another size
     ],
 )
@@ -191,7 +177,6 @@ def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_f
 @pytest.mark.parametrize(
     "changes",
     [
-        ["pretrain.probe.every=1", "pretrain.probe.list=train.csv"],
         ["pretrain.batch_size=2", "pretrain.base_lr=0.01", "model.depth=2", "pretrain.views_per_decode=2"],
         ["data.frames=32", "data.num_classes=null", "finetune.epochs=3", "train.ema=0.9"],
     ],

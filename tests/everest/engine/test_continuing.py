@@ -148,16 +148,13 @@ def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, vi
     assert (folder / "best.safetensors").is_file()
 
 
-PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
-
-
 @pytest.fixture
 def resumed(tmp_path: Path, recipe: Path):
     """Trains with a tracker, forgets the last step, and resumes with the same tracker."""
 
     def train(tracker: str) -> Path:
         run = tmp_path / "run"
-        command = ["pretrain", "--recipe", recipe, "-o", run, "-q", *PROBED]
+        command = ["pretrain", "--recipe", recipe, "-o", run, "-q"]
         called(*command, "--tracker", tracker)
         newest = sorted((run / "state").glob("step-*"))[-1]
         newest.unlink()
@@ -168,7 +165,7 @@ def resumed(tmp_path: Path, recipe: Path):
     return train
 
 
-def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
+def test_tensorboard_has_the_recipe_and_no_step_twice(resumed):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = resumed("tensorboard")
     folders = {file.parent for file in (run / "tensorboard").rglob("events.*")}
@@ -178,8 +175,6 @@ def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
     logged = {event.step: event.value for event in read.Scalars("loss")}
     assert logged == pytest.approx({row["step"]: row["loss"] for row in metrics(run) if "loss" in row})
     assert [event.step for event in read.Scalars("loss")] == [1, 2, 3]
-    probed = {row["step"]: row["rank_me"] for row in RunFolder(run).rows() if "rank_me" in row}
-    assert {event.step: event.value for event in read.Scalars("rank_me")} == pytest.approx(probed)
     (text,) = read.Tensors("recipe/text_summary")
     assert "base_lr: 0.1" in text.tensor_proto.string_val[0].decode()
 

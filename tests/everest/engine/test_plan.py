@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 from tiny_models import grouped, tiny
 
 import everest
+from everest.config.recipe import load_recipe
 from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.setup import measure_memory
-from everest.engine.stage_plan import StageMemory, clips_that_fit, plan_stage, plan_warnings
+from everest.engine.stage_plan import (
+    StageMemory,
+    clips_that_fit,
+    learning_rate_advice,
+    plan_stage,
+    plan_warnings,
+)
 from everest.engine.step import TrainedNetwork
 from everest.errors import RecipeError
 
@@ -139,3 +146,21 @@ def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
         assert scale == pytest.approx(expected, abs=1e-9), official
         if isinstance(value, dict):
             assert decay == value["weight_decay"], official
+
+
+@pytest.mark.parametrize(
+    ("base_lr", "new_weights", "advice"),
+    [
+        (1.6, True, "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower"),
+        (1e-3, True, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 for training from"),
+        (1e-3, False, None),  # trained weights need less
+        (0.016, True, None),
+        (1e-6, False, "is below the usual 1e-05; raise base_lr"),
+    ],
+)
+def test_an_unusual_learning_rate_has_advice_of_its_own(base_lr, new_weights, advice):
+    overrides = ["pretrain.batch_size=8", f"pretrain.base_lr={base_lr}", "pretrain.min_lr=0"]
+    section = load_recipe("small", overrides=overrides).pretrain
+    plan = plan_stage(section, num_videos=64, processes=1, largest_micro_batch=8)
+    found = learning_rate_advice(plan, new_weights=new_weights)
+    assert found is None if advice is None else found is not None and advice in found

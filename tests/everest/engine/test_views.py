@@ -14,8 +14,6 @@ from everest.engine.health import COLLAPSED_STEPS, CollapseWatch
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.view_model import ViewModel
-from everest.probes import collapse
-from everest.system.run_folder import RunFolder
 
 VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
 CAMERA = sets("pretrain.camera_motion=0.5")
@@ -42,8 +40,7 @@ def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
 @pytest.fixture(scope="module")
 def views_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("views") / "run"
-    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
-    called("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, *probe, "-o", folder)
+    called("pretrain", "--recipe", recipe, *VIEWS, *CAMERA, "-o", folder)
     return folder
 
 
@@ -73,14 +70,6 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp
         assert f"the {title} {kept}" in shown
         same = torch.allclose(before[f"{name}.weight"], after[f"{name}.weight"], atol=1e-6)
         assert same == (not options)
-
-
-def test_probes_measure_a_run_while_it_trains(views_run: Path):
-    rows = [row for row in RunFolder(views_run).rows() if "rank_me" in row]
-    assert [row["step"] for row in rows] == [0, 2, 4, 6]
-    for row in rows:
-        assert row["heldout_mean_loss"] is None
-        assert row["heldout_loss"] > 0
 
 
 def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recipe: Path):
@@ -122,17 +111,6 @@ def test_a_resumed_run_continues_the_count_of_collapsed_steps(recipe, tmp_path, 
     command = ["pretrain", "--recipe", recipe, *VIEWS, "-o", tmp_path / "run"]
     for _ in range(2):  # the second time from step 3
         assert "step 4: the features have collapsed" in refused(*command, code=3)
-
-
-def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(collapse, "LEAST_STD", 10.0)  # what the features of every run fall below
-    monkeypatch.setattr(collapse, "FEWEST_STEPS", 2)
-    options = ["--recipe", recipe, "--set", "pretrain.probe={every: 1, list: train.csv}"]
-    between_views = [*VIEWS, *options, "-o", tmp_path / "views"]
-    shown = refused("pretrain", *between_views, code=3)
-    assert "step 2: the features have collapsed: RankMe was" in shown
-    assert "the same command resumes the run" in shown
-    called("pretrain", *between_views)
 
 
 def test_one_video_is_no_list_to_compare(recipe: Path, clip_files: Path, tmp_path: Path):

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -148,28 +147,3 @@ def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     assert "photo.png: exists; choose another name" in plot(run, "--out", photo, code=2).stderr
     assert photo.read_bytes() == before
     assert plot(run, "--out", tmp_path / "own.png").stdout == plot(run, "--out", tmp_path / "own.png").stdout
-
-
-def test_probes_have_a_panel_with_chance(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=4)
-    for step, accuracy, loss in ((0, 10.0, 9.5), (4, 40.0, 0.5)):
-        row = {"step": step, "probe_knn": accuracy, "probe_linear": None, "probe_chance": 10.0}
-        row |= {"rank_me": 5.0, "heldout_loss": loss, "heldout_mean_loss": 0.9}
-        append(run, json.dumps(row) + "\n")
-    (read,) = read_curves([run], x="steps")
-    curves = read.curves
-    assert curves["probe_knn"].x.tolist() == curves["heldout_loss"].x.tolist() == [0, 4]
-    assert curves["probe_knn"].y.tolist() == [10, 40]
-    assert (read.probe, read.probe_chance) == ("probe_knn", 10)
-    losses, probes, ranks, _ = draw_curves(tmp_path / "p.png", [read], x="steps").axes
-    assert losses.get_ylim()[1] == pytest.approx(1.05)  # not of the model before the first step
-    assert [line.get_marker() for line in losses.lines[-2:]] == ["s", "x"]
-    assert losses.lines[-1].get_ydata() == pytest.approx([0.9, 0.9])
-    assert "dotted: chance, 10 %" in probes.get_title(loc="left")
-    assert probes.get_ylim() == (0, 100)
-    assert ranks.lines[0].get_ydata() == pytest.approx(5)
-    assert ranks.get_ylim()[0] == 0
-    append(run, json.dumps({"step": 4, "probe_linear": 60.0, "rank_me": 5.0}) + "\n")
-    (read,) = read_curves([run], x="steps")
-    assert read.curves["probe_linear"].y[-1] == 60  # drawn if there is one
-    assert "probe_knn" not in read.curves

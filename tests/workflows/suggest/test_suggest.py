@@ -16,22 +16,19 @@ from small_runs import called, contents, json_of, refused
 from everest.checkpoints.describe import read_weight_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.config.stage_settings import AutoencoderSettings
-from everest.engine.stage_plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.selection import Drawn
 from everest.models.classifier import Classifier
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
-from everest.probes.collapse import plan_probes
 from everest.system.compute import NetworkTime
 from everest.video.writer import write_video
 from everest_workflows.suggest import rules
 from everest_workflows.suggest.data_section import make_data_section
 from everest_workflows.suggest.model_size import MODEL_SIZES, fit_latency, measure_network_time
 from everest_workflows.suggest.rules import DEVICE_VALUES as DEVICES
-from everest_workflows.suggest.rules import DataStats, choose_interval, choose_values, find_device
+from everest_workflows.suggest.rules import DataStats, choose_values, find_device
 from everest_workflows.suggest.suggestion import Suggestion, format_recipe, suggest_recipe
 
 OTHER = next(name for name in DEVICES if name not in ("cpu", find_device()))
@@ -81,7 +78,7 @@ def test_steps_grow_with_the_videos_up_to_a_limit():
 
 def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
     values = chosen(facts_of(60), purpose="pretrain")
-    settings = [f"{key}={json.dumps(value)}" for key, value in values.items() if key != "pretrain.probe"]
+    settings = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     section = load_recipe("small", overrides=settings).pretrain
     assert (section.objective, section.camera_motion) == ("views", 1.0)
     assert section.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
@@ -101,8 +98,7 @@ def suggested(videos: int, device: str, purpose: Any = "pretrain", **options: An
 def test_many_videos_and_a_gpu_get_the_pre_training_of_the_paper(device, backbone, videos, epochs):
     suggestion = suggested(videos, device)
     k400 = load_recipe("k400", overrides=[f"model.backbone={backbone}"])
-    probe = suggestion.recipe.pretrain.probe
-    scheduled = {"epochs": epochs, "warmup_epochs": round(epochs / 5), "probe": probe}
+    scheduled = {"epochs": epochs, "warmup_epochs": round(epochs / 5)}
     assert suggestion.recipe.pretrain == replace(k400.pretrain, **scheduled)
     assert (suggestion.recipe.model, suggestion.recipe.finetune) == (k400.model, k400.finetune)
     assert suggestion.recipe.data.num_classes is None
@@ -121,7 +117,7 @@ def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
         "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), stats=facts_of(200_000, frames=50)).text
     )
     short = suggested(300_000, "80GB", most_steps={"pretrain": 900}).recipe.pretrain
-    assert (short.epochs, short.steps, short.warmup_steps, short.probe.every) == (None, 900, 180, 2)
+    assert (short.epochs, short.steps, short.warmup_steps) == (None, 900, 180)
 
 
 def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_both_stages():
@@ -132,7 +128,7 @@ def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_b
     )
     k400 = load_recipe("k400")
     both = replace(suggested(1, "80GB", "finetune"), stats=stats).recipe
-    assert both.pretrain == replace(k400.pretrain, epochs=160, warmup_epochs=32, probe=both.pretrain.probe)
+    assert both.pretrain == replace(k400.pretrain, epochs=160, warmup_epochs=32)
     assert both.finetune == replace(k400.finetune, sampler="sqrt")
     assert (both.model, both.data.flip) == (k400.model, False)  # a mirrored clip shows the other class
     short = replace(suggested(1, "80GB", "finetune", most_steps={"finetune": 700}), stats=stats).recipe
@@ -161,20 +157,6 @@ def test_an_encoder_is_fine_tuned_otherwise(device, purpose, videos, special, se
     assert {key: values[key] for key in MILD if key in values} == special
     assert values.get("model.input") == sees
     assert values["finetune.selection"]["keep_ratio"] == (kept_on_cpu if device == "cpu" else 0.6)
-
-
-@given(probed=st.integers(1, 320), steps=COUNT, batch=st.integers(1, 256), training=COUNT)
-def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, training):
-    every, share = choose_interval(probed, steps=steps, batch=batch, num_videos=training)
-    if not every:
-        assert 3 * 3.2 * probed >= 0.05 * steps * batch
-        return
-    section = AutoencoderSettings(steps=steps, batch_size=batch)
-    plan = plan_stage(section, num_videos=training, processes=1, largest_micro_batch=batch)
-    probes = plan_probes(plan.steps, every=every, validation_steps=plan.validation_steps)
-    assert len(probes) <= 20
-    assert share == pytest.approx(len(probes) * 3.2 * probed / (steps * batch))
-    assert share < 0.05
 
 
 @pytest.fixture
@@ -359,13 +341,12 @@ def test_class_folders_are_split_next_to_the_recipe(here: Path):
         assert load_recipe(Path(folder, "my.yaml")).data.train == str(here / folder / "my-lists/train.csv")
 
 
-def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatch):
+def test_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatch):
     copy_videos("videos/run", range(10, 99))
     opened, video_info = [], rules.video_info
     monkeypatch.setattr(rules, "video_info", lambda video: opened.append(video) or video_info(video))
     shown("videos --device cpu -q")
-    assert (len(opened), load_recipe(MINE).pretrain.probe.list) == (40, None)
-    assert load_recipe(MINE).pretrain.probe.every > 0
+    assert len(opened) == 40
     called(f"pretrain {DRY_RUN}")
 
 

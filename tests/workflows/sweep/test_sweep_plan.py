@@ -115,10 +115,8 @@ def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
         planned(recipe, over=["data.train=gone.csv"])
     with pytest.raises(DataError, match=r"^val=gone.csv: data.val: .*gone.csv: no such list or folder"):
         planned(recipe, over=["data.val=train.csv,gone.csv"])
-    for setting in ("data.classes=gone.txt", "pretrain.probe.list=gone.csv"):
-        key, file = setting.split("=")
-        with pytest.raises(DataError, match=rf"{key}: .*{file}: no such list or folder; \w+ reads it"):
-            planned(recipe, overrides=["pretrain.probe.every=1", setting])
+    with pytest.raises(DataError, match=r"data.classes: .*gone.txt: no such list or folder; \w+ reads it"):
+        planned(recipe, overrides=["data.classes=gone.txt"])
     with pytest.raises(CheckpointError, match="gone: no such checkpoint"):
         planned(recipe, overrides=["pretrain.target={kind: features, teacher: gone}"])
 

@@ -47,8 +47,6 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
         raise RecipeError(
             f"tokenizer.checkpoint: {settings.checkpoint} is trained already; set it to null to train another"
         )
-    if recipe.train.shard != "none":
-        context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     device = context.accelerator.device
     objective = tokenizer_objective(recipe, spec, device, load=load_perceptual_network)  # may read weights
     others = []
@@ -59,7 +57,7 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
         )
     dataset = tokenizer_dataset(recipe)
     inputs = StageInputs(
-        recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
+        recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema)),
         section=settings,
         spec=spec,
         dataset=dataset,

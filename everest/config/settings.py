@@ -94,7 +94,6 @@ class TrainSettings:
     micro_batch: v.CountOrAuto = "auto"
     nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
     data_timeout: v.Count = 300  # seconds to wait for a process that reads videos
-    shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
     compile: v.Compile = "auto"  # auto: each block on a GPU; true: the whole model
     clip_grad: v.Positive | None = None  # largest gradient norm; released scripts: none

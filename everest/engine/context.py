@@ -129,7 +129,6 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     init_file = None
     try:
-        _check_shard(recipe, options, accelerator)
         folder = decide_on_main(accelerator, lambda: options.folder(recipe.name))
         options = replace(options, output=folder)
         if options.init is not None:
@@ -163,13 +162,6 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         if lost is not None:
             raise lost from error
         raise
-
-
-def _check_shard(recipe: Recipe, options: RunOptions, accelerator: Accelerator) -> None:
-    """Refuse averaged weights in a sharded run; a tokenizer and a run of one process are never sharded."""
-    is_sharded = recipe.train.shard == "full" and accelerator.num_processes > 1
-    if is_sharded and recipe.train.ema is not None and options.stage != "train-tokenizer":
-        raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")
 
 
 def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:

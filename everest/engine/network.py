@@ -1,4 +1,4 @@
-"""Makes a network ready to learn: its optimizer and averaged weights, sharding, precision, compilation."""
+"""Makes a network ready to learn: its optimizer and averaged weights, precision, compilation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch._functorch import config as functorch_config
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.engine.step import TrainedNetwork
@@ -80,8 +78,6 @@ def make_network(
     """Move a new model to its device, freeze what its stage does not train, and make its optimizer."""
     choose_trained(model, section)
     model.to(accelerator.device)
-    if settings.shard != "none" and accelerator.num_processes > 1:
-        shard(model, accelerator)
     ema = None
     if settings.ema is not None:
         from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
@@ -114,20 +110,4 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
                     module.compile(dynamic=False)
         else:
             compiled = cast(nn.Module, torch.compile(model, dynamic=False))
-    # A sharded model exchanges gradients itself: Accelerate adds the precision only.
-    return accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
-
-
-def shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Divide the parameters of each block, and all others, among the processes (FSDP, Zhao et al. 2023).
-
-    In bf16, the processes gather the weights of blocks in half precision. The embedding stays float32: it
-    measures importance.
-    """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh)
+    return accelerator.prepare_model(compiled)

@@ -27,11 +27,9 @@ from everest.system.compute import HostCopy
 from everest.system.text import json_text, parse_json
 from everest.system.weights import (
     Weights,
-    gather_tensor,
     load_tensors,
     read_tensors,
     require_matching,
-    shard_like,
     state_hash,
     write_tensors,
 )
@@ -83,21 +81,14 @@ def states_in(folder: Path) -> dict[int, Path]:
 
 
 def capture(network: TrainedNetwork) -> dict[str, Tensor]:
-    """The weights, the moments and the averaged weights of a network as full tensors, by `<part>/<name>`.
-
-    All processes must call it.
-    """
+    """The weights, the moments and the averaged weights of a network, by `<part>/<name>`."""
     parts = {part: module.state_dict() for part, module in _modules(network).items()}
     parts[network.own_name("optimizer")] = {
         f"{name}/{moment}": value
         for name, parameter in network.module.named_parameters()
         for moment, value in network.optimizer.state.get(parameter, {}).items()
     }
-    return {
-        f"{part}/{name}": gather_tensor(tensor)
-        for part, tensors in parts.items()
-        for name, tensor in tensors.items()
-    }
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
 def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -112,7 +103,7 @@ def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor], *, source: s
     parameters = dict(network.module.named_parameters())
     for key, value in moments(network, tensors).items():
         name, moment = key.rsplit("/", 1)
-        network.optimizer.state[parameters[name]][moment] = shard_like(value, parameters[name])
+        network.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
 
 
 def check(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
@@ -179,6 +170,9 @@ class TrainState:
         if self._saved_step == step:
             return
         self.finish()
+        self._saved_step = step
+        if not self._accelerator.is_main_process:
+            return
         scaler = self._accelerator.scaler
         tensors = {key: value for network in self._networks for key, value in capture(network).items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
@@ -191,9 +185,7 @@ class TrainState:
             # After the state: a run with weights and without any state cannot be resumed.
             self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
 
-        if self._accelerator.is_main_process:
-            self._writing = self._writer.submit(write) if self._writer is not None else write()
-        self._saved_step = step
+        self._writing = self._writer.submit(write) if self._writer is not None else write()
 
     def finish(self) -> None:
         """Wait until the files of the last `save` are written."""
@@ -204,10 +196,9 @@ class TrainState:
     def save_weights(self, path: Path, step: int, settings: Mapping[str, Any]) -> None:
         """Write the tensors of the trained model; `settings` are added to those in the header."""
         self.finish()  # the weights of a step are never there without its state
-        trained = self._networks[0].evaluated.state_dict()
-        tensors = {name: gather_tensor(tensor) for name, tensor in trained.items()}
         if self._accelerator.is_main_process:
-            self._write_weights(path, HostCopy(tensors).read(), step, settings)
+            tensors = HostCopy(self._networks[0].evaluated.state_dict()).read()
+            self._write_weights(path, tensors, step, settings)
 
     def _write_weights(
         self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any]

@@ -21,7 +21,6 @@ from everest.system.compute import HostCopy
 from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE_FILE
 from everest.system.text import json_text
-from everest.system.weights import gather_tensor
 
 if TYPE_CHECKING:  # timm takes a second to import
     from timm.utils.model_ema import ModelEmaV3
@@ -227,7 +226,7 @@ def clip_gradients(
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.own_name(GRAD_NORM)] = gather_tensor(norm)
+        norms[network.own_name(GRAD_NORM)] = norm
     return norms
 
 

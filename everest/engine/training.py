@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import BadVideos
@@ -245,8 +244,6 @@ class Step:
             start = (rank * plan.accumulation + index) * plan.micro_batch
             dropped_paths.use(slice(start, start + plan.micro_batch))
             is_last = index == plan.accumulation - 1
-            if isinstance(module, FSDPModule):
-                module.set_requires_gradient_sync(is_last)
             with nullcontext() if is_last else accelerator.no_sync(training.model):
                 yield batch
         dropped_paths.clear()

@@ -188,9 +188,9 @@ def evaluate_views(
     """Run a classifier over all views of all videos; return the predictions in the order of the list.
 
     The division of videos into passes does not depend on the number of processes, so the predictions are
-    equal to the bit. All processes run the same number of passes, as a sharded model needs; a video that
-    several processes evaluated counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU
-    computes a pass while the host reads the results of the previous pass.
+    equal to the bit. All processes run the same number of passes; a video that several processes evaluated
+    counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU computes a pass while the
+    host reads the results of the previous pass.
     """
     model.eval()
     per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass

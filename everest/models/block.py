@@ -310,7 +310,7 @@ class NormLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
     ) -> Tensor:
         ctx.weight_dtype, ctx.eps = weight.dtype, eps
-        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # sharded weights may be bfloat16
+        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # weights may be bfloat16
         scale, shift = scale.to(norm_dtype), shift.to(norm_dtype)
         weight = _autocast_weight(x, weight)
         ctx.save_for_backward(x, scale, shift, weight)

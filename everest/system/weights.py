@@ -17,7 +17,6 @@ from typing import Any, Final, TypeVar
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from everest.errors import CheckpointError, shorten
 from everest.system.files import atomic_file
@@ -135,7 +134,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     require_matching(expected, tensors, source=source)
     with torch.no_grad():
         for name, target in expected.items():
-            target.copy_(shard_like(tensors[name], target))
+            target.copy_(tensors[name])
 
 
 def require_matching(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -162,16 +161,3 @@ def require_matching(expected: Mapping[str, Tensor], tensors: Mapping[str, Tenso
     problems = [f"{count} {mismatch} ({names})" for mismatch, count, names in counts if count]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
-
-
-def gather_tensor(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor. All processes must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """Return a copy of `value` on the device of `like`, sharded in the same way."""
-    value = value.to(like.device, copy=True)
-    if isinstance(like, DTensor) and value.dim() == like.dim():
-        return distribute_tensor(value, like.device_mesh, like.placements)
-    return value

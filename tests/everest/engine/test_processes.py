@@ -10,17 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
-import torch
 from processes import TWO, UNMIXED, everest, killed_run_of_two, start, wait_for_rows
-from small_runs import logged, metrics, run, same_run, sets, weights
+from small_runs import logged, run, same_run, sets, weights
 
-from everest.config.recipe import load_recipe
-from everest.engine import context
-from everest.engine.context import RunOptions
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, read_devices
 from everest.system.processes import adopt_slurm, is_launched
@@ -29,11 +24,10 @@ from everest.system.signals import PARENT_VARIABLE
 
 
 @pytest.mark.slow  # between views: fast
-@pytest.mark.parametrize("shard", ["none", "full"])
-def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path, shard: str):
+def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path: Path):
     options = ["--recipe", recipe, "--set", "pretrain.epochs=20"]
     run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu", "--set", "train.micro_batch=4")
-    shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO, "--set", f"train.shard={shard}")
+    shown = everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
     assert shown.stdout.splitlines() == [str(tmp_path / "two")]
     assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
     two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
@@ -74,36 +68,15 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(recipe, clip_file
 
 
 @pytest.mark.slow
-def test_sharded_blocks_of_bfloat16_learn_like_whole_ones(recipe: Path, tmp_path: Path):
-    options = ["--recipe", recipe, "--set", "train.precision=bf16", *TWO]
-    for shard in ("none", "full"):
-        everest("pretrain", *options, "-o", tmp_path / shard, "--set", f"train.shard={shard}")
-    for whole, sharded in zip(metrics(tmp_path / "none"), metrics(tmp_path / "full"), strict=True):
-        assert sharded["loss"] == pytest.approx(whole["loss"], rel=1e-2)
-        assert sharded["grad_norm"] == pytest.approx(whole["grad_norm"], rel=0.05)
-    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "full").values())
-
-
-def test_averaged_weights_of_a_sharded_run_are_refused_before_anything_is_read(monkeypatch):
-    two = SimpleNamespace(num_processes=2, end_training=lambda: None)
-    monkeypatch.setattr(context, "make_accelerator", lambda *given, **options: two)
-    recipe = load_recipe("small", overrides=["train.shard=full", "train.ema=0.9"])
-    options = RunOptions(stage="pretrain", recipe_file="small")
-    with pytest.raises(RecipeError, match=r"not available with train\.shard=full"):
-        context.run_context(options, recipe, print).__enter__()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("shard", ["none", "full"])
-def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path, shard: str):
-    options = sets("pretrain.epochs=30", f"train.shard={shard}")
+def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
+    options = sets("pretrain.epochs=30")
     whole, parts = killed_run_of_two(["pretrain", "--recipe", recipe, *options], tmp_path, rows=5)
     assert same_run(parts, whole)
 
 
 @pytest.mark.slow
-def test_a_sharded_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
-    options = ["--recipe", recipe, *sets("pretrain.epochs=30", "train.shard=full")]
+def test_a_run_of_two_resumes_with_one(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, *sets("pretrain.epochs=30")]
     run("pretrain", *options, "-o", tmp_path / "whole", "--gpus", "cpu")
     parts = tmp_path / "parts"
     process = start("pretrain", *options, "-o", parts, *TWO)

@@ -110,9 +110,8 @@ def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["none", "full"])
-def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: str):
-    command = ["pretrain", "--recipe", recipe, *TWO, "--set", f"train.shard={shard}"]
+def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path):
+    command = ["pretrain", "--recipe", recipe, *TWO]
     everest(*command, "-o", tmp_path / "whole")
     parts = Path(shutil.copytree(tmp_path / "whole", tmp_path / "parts"))
     state = parts / "state" / f"{LAST}.safetensors"

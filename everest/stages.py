@@ -18,7 +18,7 @@ from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from everest.config.recipe import dump_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.config.stage_settings import StageName
+from everest.config.stage_settings import RunStage, StageName
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, RunOptions, run_context
 from everest.engine.setup import sample_facts
@@ -47,7 +47,7 @@ def run_stage(
     if options.stage == "pretrain" and has_frozen:
         train = run_stage if trial is None else None
         recipe, options = with_frozen_networks(recipe, options, report, train=train)
-    with run_context(options, recipe, report) as context:
+    with run_context(options, recipe, report, ignores=_ignored_keys(options.stage, recipe)) as context:
         stage = _set_up(recipe, context)
         if trial is not None:
             trial(stage)
@@ -56,6 +56,15 @@ def run_stage(
             stage.train()
     context.accelerator.wait_for_everyone()
     return context.run_folder
+
+
+def _ignored_keys(stage: RunStage, recipe: Recipe) -> Callable[[str], bool]:
+    """Whether a stage ignores the setting of a key."""
+    if stage != "train-tokenizer":
+        return lambda key: False
+    from everest.tokenizer.clips import tokenizer_depends_on
+
+    return lambda key: not tokenizer_depends_on(key, recipe)
 
 
 def _set_up(recipe: Recipe, context: RunContext) -> Stage:

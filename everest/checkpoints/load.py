@@ -42,9 +42,6 @@ from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main, warn_on_main_once
 from everest.system.run_folder import (
     BEST_FILE,
-    FINETUNE_FOLDER,
-    MODEL_FOLDER,
-    PROJECT_FILE,
     RECIPE_FILE,
     WEIGHTS_FILE,
     Which,
@@ -61,6 +58,9 @@ IMAGE_FRAMES: Final = 8  # heuristic: frames per video for weights of single ima
 # Heuristic: maximum pixels of a frame's longer side for weights of single images. With a ViT-S, a CPU takes
 # two seconds for 8 frames of 224 pixels, and a third of that for frames of 140 pixels.
 MOST_SIDE: Final = {"cpu": 144, "gpu": 224}
+# In a folder of a run and of the model that was chosen.
+CHOSEN_FOLDER: Final = "model"
+TRAINED_FOLDER: Final = "finetune"
 ONNX_SUFFIX: Final = ".onnx"  # suffix of exported files, which everest.checkpoints.graph opens
 
 
@@ -88,21 +88,22 @@ class LoadedModel:
 
 
 def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
-    """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
+    """Return the safetensors file of a run folder, a folder of a run and a model, a file or hf:OWNER/NAME.
 
     The license of a checkpoint from the hub is shown. A timm:NAME is returned unchanged.
 
     Args:
-        which: the weights of a run folder, or of the network of an `everest train` folder; None: the best
-            on `data.val` if there are any, else the newest, or the model that `everest train` chose.
+        which: the weights of a run folder, or of the run in a folder of a run and a model; None: the best on
+            `data.val` if there are any, else the newest, or the model that was chosen.
         quiet: do not report which weights were chosen.
     """
     if is_timm_name(checkpoint):
         return Path(checkpoint)
     path = locate_checkpoint(str(checkpoint), notify=warn_on_main_once)
-    if (path / PROJECT_FILE).is_file():
-        is_delivered = which is None and (path / MODEL_FOLDER / WEIGHTS_FILE).is_file()
-        path /= MODEL_FOLDER if is_delivered else FINETUNE_FOLDER
+    if not any((path / name).exists() for name in WEIGHT_FILES):
+        is_chosen = which is None and (path / CHOSEN_FOLDER / WEIGHTS_FILE).is_file()
+        inner = path / (CHOSEN_FOLDER if is_chosen else TRAINED_FOLDER)
+        path = inner if inner.is_dir() else path
     best = path / BEST_FILE
     if which != "newest" and best.is_file():
         if which is None and not quiet:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -40,7 +40,6 @@ from everest.system.run_folder import (
     tokenizer_file,
 )
 from everest.system.signals import Stopped
-from everest.tokenizer.clips import tokenizer_depends_on
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
@@ -119,8 +118,14 @@ class RunContext:
 
 
 @contextmanager
-def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
-    """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet."""
+def run_context(
+    options: RunOptions, recipe: Recipe, report: Report, *, ignores: Callable[[str], bool] = lambda key: False
+) -> Iterator[RunContext]:
+    """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet.
+
+    Args:
+        ignores: whether the stage does not depend on the setting of this key, so that a resume may change it.
+    """
     tracker = options.tracker
     if tracker is not None and find_spec(tracker) is None:
         raise EnvironmentProblem(
@@ -141,7 +146,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
         run = RunFolder(folder)
-        resumed = decide_on_main(accelerator, lambda: _is_resumed(run, recipe, options, init_file))
+        resumed = decide_on_main(accelerator, lambda: _is_resumed(run, recipe, options, init_file, ignores))
         yield RunContext(
             accelerator=accelerator,
             run_folder=run,
@@ -164,7 +169,13 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         raise
 
 
-def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> bool:
+def _is_resumed(
+    run: RunFolder,
+    recipe: Recipe,
+    options: RunOptions,
+    init_file: InitFile | None,
+    ignores: Callable[[str], bool],
+) -> bool:
     """Whether the folder already holds the run; RecipeError if the run cannot use the folder."""
     names: set[str] = set()  # files of a run that has started, or of other programs
     if run.path.exists():
@@ -185,7 +196,7 @@ def _is_resumed(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: 
     if options.overwrite:
         _check_overwrite(run, recipe, options, init_file)
         return False
-    _check_resume(run, recipe, options, init_file)
+    _check_resume(run, recipe, options, init_file, ignores)
     return True
 
 
@@ -211,7 +222,13 @@ def _check_overwrite(run: RunFolder, recipe: Recipe, options: RunOptions, init_f
         raise OptionError(f"output {run.path}: --overwrite would remove {lost[0]}; choose another folder")
 
 
-def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file: InitFile | None) -> None:
+def _check_resume(
+    run: RunFolder,
+    recipe: Recipe,
+    options: RunOptions,
+    init_file: InitFile | None,
+    ignores: Callable[[str], bool],
+) -> None:
     """Refuse a folder without a run, and a run with other settings."""
     folder = f"output {run.path}"
     if not (run.path / RECIPE_FILE).is_file():
@@ -226,8 +243,7 @@ def _check_resume(run: RunFolder, recipe: Recipe, options: RunOptions, init_file
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
     given = flat_values(recipe_values(recipe))
     may_change = {*RESUME_MAY_CHANGE, "train.micro_batch"}  # the plan refuses passes of another size
-    if options.stage == "train-tokenizer":
-        may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
+    may_change |= set(filter(ignores, saved.keys() | given.keys()))
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
     for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
         old, new = saved.get(key), given.get(key)

@@ -12,13 +12,13 @@ from huggingface_hub import ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from everest.checkpoints.describe import describe_sampling, find_training_clip
-from everest.checkpoints.load import LoadedModel, is_timm_name
+from everest.checkpoints.load import CHOSEN_FOLDER, LoadedModel, is_timm_name
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.metrics.names import metric_rows, views_text
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens, total_macs
-from everest.system.run_folder import MODEL_FOLDER, RECIPE_FILE
+from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import damage_errors, load_json
 
 TEMPLATE: Final = Path(__file__).with_suffix(".md")
@@ -56,7 +56,7 @@ def model_card(
     if evaluation is not None:
         _refuse_other_model(evaluation, opened, spec)
     folder = opened.file.parent
-    name = (folder.parent if folder.name == MODEL_FOLDER else folder).name or opened.file.stem
+    name = (folder.parent if folder.name == CHOSEN_FOLDER else folder).name or opened.file.stem
     front = ModelCardData(
         library_name="everest",
         pipeline_tag="video-classification" if weights.kind == "classifier" else None,

@@ -18,7 +18,6 @@ from pydantic import TypeAdapter
 
 from everest.errors import DataError, RecipeError, shorten
 from everest.system.files import PART_SUFFIX, write_errors, write_table, write_text
-from everest.system.moved_folder import PROJECT_FILE as PROJECT_FILE
 from everest.system.moved_folder import moved
 from everest.system.text import (
     damage_errors,
@@ -43,9 +42,6 @@ STATE_FOLDER: Final = "state"
 _REPORTS: Final = (REPORT_FILE, REPORT_IMAGE)
 RESULT_FILES: Final = (METRICS_FILE, WEIGHTS_FILE, BEST_FILE, BAD_VIDEOS_FILE, NONFINITE_FILE, *_REPORTS)
 RUN_FILES: Final = (RECIPE_FILE, *RESULT_FILES, ENVIRONMENT_FILE)  # replaced by a new run
-MODEL_FOLDER: Final = "model"  # in a folder of everest train: the classifier that it delivers
-FINETUNE_FOLDER: Final = "finetune"  # in a folder of everest train: the run of the network
-FOLDS_FOLDER: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
 TOKENIZER_FOLDER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # recorded packages
 RESTORE_FIX: Final = "restore the file, or start over with --overwrite"

@@ -69,7 +69,7 @@ def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:
     The tokenizer's clips have their own number of frames, values in [0, 1], and no labels.
     """
     data, section = recipe.data, recipe.pretrain
-    unread = {"data.frames", "data.mean", "data.std", "train.ema", "train.shard"}
+    unread = {"data.frames", "data.mean", "data.std", "train.ema"}
     unread |= {"data.classes", "data.num_classes", "data.task", "data.heads"}
     replaced = {"train": bool(data.pretrain), "test": data.val is not None, "flip": section.flip is not None}
     unread |= {f"data.{name}" for name, by_another in replaced.items() if by_another}

@@ -26,7 +26,7 @@ from everest.models.classifier import Classifier
 from everest.models.clip_spec import ModelSpec
 from everest.models.mean import MeanClassifier
 from everest.system.events import Report, heading, notice
-from everest.system.run_folder import FINETUNE_FOLDER, MODEL_FOLDER, RECIPE_FILE, RunFolder
+from everest.system.run_folder import RECIPE_FILE, RunFolder
 from everest.system.text import plural
 from everest_workflows.project.candidates import (
     MEAN,
@@ -40,6 +40,7 @@ from everest_workflows.project.candidates import (
 from everest_workflows.project.choice import BestCandidate, choose
 from everest_workflows.project.request import FEATURES_FOLDER, Project
 from everest_workflows.project.result import DELIVERED, TestOutputs
+from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,6 @@ from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.system.events import Report, heading, ignore_event
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import FOLDS_FOLDER
 from everest_workflows.annotations.bout import Bouts
 from everest_workflows.project.candidates import MEAN, Candidate
 from everest_workflows.project.choice import BestCandidate, estimate_difference
@@ -48,6 +47,7 @@ from everest_workflows.project.result import (
 )
 from everest_workflows.recordings.api import timeline
 from everest_workflows.recordings.bouts import BoutRules
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER
 from everest_workflows.recordings.scores import score_timelines
 from everest_workflows.recordings.timeline_figure import draw_timelines
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED, Timelines

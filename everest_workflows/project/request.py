@@ -32,21 +32,18 @@ from everest.system.files import (
 from everest.system.hub import absolute_name
 from everest.system.locks import refuse_running
 from everest.system.moved_folder import FOLDERS_KEY, moved
-from everest.system.run_folder import (
-    ENVIRONMENT_FILE,
-    FINETUNE_FOLDER,
-    FOLDS_FOLDER,
-    MODEL_FOLDER,
-    PROJECT_FILE,
-    RECIPE_FILE,
-    WEIGHTS_FILE,
-    RunFolder,
-)
+from everest.system.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
 from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 from everest_workflows.annotations.codings import BoutFilter
 from everest_workflows.project.options import FEWEST_FOLDS, ProjectOptions
 from everest_workflows.project.result import RESULT
+from everest_workflows.recordings.project_folder import (
+    FINETUNE_FOLDER,
+    FOLDS_FOLDER,
+    MODEL_FOLDER,
+    PROJECT_FILE,
+)
 from everest_workflows.suggest.data_section import has_class_folders
 
 LISTS: Final = "lists"

@@ -14,8 +14,8 @@ from everest.config.heads import Head
 from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
-from everest.system.run_folder import MODEL_FOLDER, PROJECT_FILE
 from everest.system.text import damage_errors, load_json, validate
+from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE
 
 RESULT: Final = "result.json"  # in the folder of a project, or of a fold
 F1_KEY: Final = "f1@50"  # in documents

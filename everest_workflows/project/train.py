@@ -27,7 +27,7 @@ from everest.system.files import (
 )
 from everest.system.locks import sole_writer
 from everest.system.moved_folder import move_files, moved
-from everest.system.run_folder import FOLDS_FOLDER, PROJECT_FILE, RECIPE_FILE
+from everest.system.run_folder import RECIPE_FILE
 from everest.system.signals import Stopped
 from everest.system.text import time_text
 from everest_workflows.annotations.formats import recognize_format
@@ -48,6 +48,7 @@ from everest_workflows.project.request import (
 )
 from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
 from everest_workflows.project.verdict import judge, list_results, write_methods
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
 

@@ -28,7 +28,6 @@ from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import heading
-from everest.system.run_folder import FINETUNE_FOLDER, FOLDS_FOLDER, MODEL_FOLDER, PROJECT_FILE
 from everest.system.text import damage_errors, load_json, parse_json, plural, validate
 from everest.system.types import Floats
 from everest.system.weights import read_tensors, write_tensors
@@ -41,6 +40,12 @@ from everest_workflows.recordings.bouts import (
     PredictedBouts,
     WindowSpans,
     find_bouts,
+)
+from everest_workflows.recordings.project_folder import (
+    FINETUNE_FOLDER,
+    FOLDS_FOLDER,
+    MODEL_FOLDER,
+    PROJECT_FILE,
 )
 
 TIMELINES_FORMAT: Final = "everest-timelines"

@@ -11,8 +11,9 @@ from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe
+from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
-from everest.engine.context import RunOptions, run_context
+from everest.engine.context import run_context
 from everest.errors import RecipeError
 from everest.pretraining import set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
@@ -74,7 +75,13 @@ def _train_tokenizer(
     if overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
-    start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
+    start = {
+        "init": None,
+        "decoder": None,
+        "must_exist": False,
+        "resume": "auto",
+        "overwrite": overwrite and not users,
+    }
     own_options = replace(options, stage="train-tokenizer", output=run.path, **start)
     try:
         train(recipe, own_options, report)

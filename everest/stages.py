@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from everest.config.recipe import dump_recipe, recipe_for_run
+from everest.config.run_options import RunOptions, RunStage, StageName, StageOptions
 from everest.config.settings import Recipe
-from everest.config.stage_settings import RunStage, StageName
 from everest.config.yaml import read_yaml
-from everest.engine.context import RunContext, RunOptions, run_context
+from everest.engine.context import RunContext, run_context
 from everest.engine.setup import sample_facts
 from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, unknown_name
@@ -99,7 +99,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             context.report(heading(_summary(training)))
             if context.resumed:
                 training.resume()
-            if is_main and name is not None:
+            if is_main and name != "none":
                 steps_done = training.steps_done if context.resumed else None
                 tracker = _start_tracker(name, run, steps_done=steps_done)
                 training.step_log.attach(tracker)
@@ -172,27 +172,14 @@ def _summary(training: Training) -> str:
     return f"{text}; {precision}; {training.workers} workers for each process"
 
 
-class StageOptions(TypedDict, total=False):
-    """The options of `pretrain` and `finetune`, with the meanings of their commands."""
-
-    data: str | Path | None  # the folder of lists and videos (`data.root`); None: the recipe's
-    overrides: Sequence[str]  # `section.key=value` texts, which win over the recipe
-    output: str | Path | None  # the run folder; None: `runs/COMMAND/RECIPE-TIME`
-    resume: bool  # resume the run in `output`, if one is there; False: refuse to. Default: True
-    overwrite: bool  # replace the contents of `output`
-    cpu: bool  # use the CPU even if there is a GPU
-    precision: str | None  # `train.precision`; None: the recipe's
-    seed: int | None  # `train.seed`; None: the recipe's
-    tracker: str | None  # tensorboard or wandb, in addition to metrics.jsonl
-    report: Report  # receives the progress and notices (everest.system.events)
-
-
 def pretrain(
     recipe: str | Path,
     *,
     init: str | Path | None = None,
     decoder: DecoderStart | None = None,
-    **options: Unpack[StageOptions],
+    cpu: bool = False,
+    report: Report = ignore_event,
+    **options: Any,
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
 
@@ -203,7 +190,10 @@ def pretrain(
         recipe: the name of a shipped recipe, or a YAML file.
         init: the run folder or weights to start from; None or "none": from scratch.
         decoder: keep that of `init`, or start fresh; None: keep it if it fits.
-        options: see `StageOptions`.
+        cpu: use the CPU even if there is a GPU.
+        report: receives the progress and notices (everest.system.events).
+        options: of the command, by the names in `everest.config.run_options.StageOptions`: data, overrides,
+            output, resume (True or False), overwrite, precision, seed, tracker and one_batch.
     Returns:
         The run folder, which `everest.load_model` opens.
     Raises:
@@ -211,10 +201,17 @@ def pretrain(
     """
     if decoder not in (None, "keep", "fresh"):
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    return _train_stage("pretrain", recipe, options, init=init, decoder=decoder)
+    return _train_stage("pretrain", recipe, options, report, init=init, decoder=decoder, cpu=cpu)
 
 
-def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
+def finetune(
+    recipe: str | Path,
+    *,
+    init: str | Path | None,
+    cpu: bool = False,
+    report: Report = ignore_event,
+    **options: Any,
+) -> Path:
     """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
 
     Args:
@@ -225,25 +222,24 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    return _train_stage("finetune", recipe, options, init=init)
+    return _train_stage("finetune", recipe, options, report, init=init, cpu=cpu)
 
 
 @restore_process_state()
 def _train_stage(
     stage: StageName,
     recipe: str | Path,
-    options: StageOptions,
+    options: dict[str, Any],
+    report: Report,
     *,
     init: str | Path | None,
-    decoder: DecoderStart | None = None,
+    **added: Any,
 ) -> Path:
     """Train a stage with the recipe, changed by the options; returns the run folder."""
-    given: dict[str, Any] = {**options}
-    for name in given.keys() - StageOptions.__annotations__.keys():
-        raise unknown_name("option", name, StageOptions.__annotations__)
-    report = given.pop("report", ignore_event)
-    changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
-    given["resume"] = "auto" if given.get("resume", True) else "never"
+    known = [field.name for field in fields(StageOptions)]
+    for name in options.keys() - {*known}:
+        raise unknown_name("option", name, known)
+    given = StageOptions(**options)
     init = None if init == "none" else init
-    run_options = RunOptions(stage=stage, recipe_file=str(recipe), init=init, decoder=decoder, **given)
-    return run_stage(recipe_for_run(recipe, **changes), run_options, report).path
+    run_options = RunOptions.of(given, stage=stage, recipe_file=str(recipe), init=init, **added)
+    return run_stage(recipe_for_run(recipe, **given.changes), run_options, report).path

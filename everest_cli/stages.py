@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from everest.config.heads import TaskName
-from everest.config.values import PrecisionSetting
+from everest.config.run_options import RunOptions, RunStage, StageOptions
 from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import DecoderStart
@@ -22,29 +22,15 @@ from everest_cli.output import Display, print_json, say
 from everest_workflows.project.options import ProjectOptions
 
 if TYPE_CHECKING:
-    from everest.config.stage_settings import RunStage
     from everest.engine.training import Stage
-
-Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(StageOptions):
     """The options that all training commands share, in addition to --recipe."""
 
-    data: str | None = o.DATA_ROOT
-    overrides: list[str] | None = o.OVERRIDES
-    output: Path | None = option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")
-    resume: str = option(
-        "--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.", "auto"
-    )
-    overwrite: bool = o.OVERWRITE
     gpus: str = o.GPUS
     processes: int | None = o.PROCESSES
-    precision: PrecisionSetting | None = option("--precision", "Override train.precision.")
-    seed: int | None = option("--seed N", "Override train.seed.")
-    tracker: Tracker = option("--tracker", "Log curves and images to TensorBoard or W&B (offline).", "none")
-    overfit_one_batch: bool = option("--overfit-one-batch", "Overfit the first batch, as a check.", False)
     print_config: bool = option("--print-config", "Print all settings and stop.", False)
     dry_run: bool = option("--dry-run", "Check, try two passes, estimate time and memory; no files.", False)
     quiet: bool = o.QUIET
@@ -65,8 +51,7 @@ def _train(
     problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
     refuse({problem: resumes_folder and (options.output or options.overwrite)})
     output = Path(options.resume) if resumes_folder else options.output
-    changes = {"data": options.data, "overrides": options.overrides}
-    recipe = recipe_for_run(recipe_file, **changes, precision=options.precision, seed=options.seed)
+    recipe = recipe_for_run(recipe_file, **options.changes)
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
@@ -78,18 +63,13 @@ def _train(
     check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
-    from everest.engine.context import RunOptions
     from everest.stages import run_stage  # imported here, in the processes that train
 
-    run_options = RunOptions(
+    run_options = RunOptions.of(
+        options,
         stage=stage,
         recipe_file=recipe_file,
-        output=output,
-        resume="only" if resumes_folder else "auto" if options.resume == "auto" else "never",
-        overwrite=options.overwrite,
         cpu=on_cpu,
-        tracker=None if options.tracker == "none" else options.tracker,
-        one_batch=options.overfit_one_batch,
         init=None if init == "none" else init,
         decoder=decoder,
     )

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from everest.config.recipe import load_recipe
+from everest.config.run_options import RunOptions, RunStage
 from everest.config.settings import Recipe
-from everest.config.stage_settings import RunStage
-from everest.engine.context import RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.stages import run_stage

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_arg
 from pydantic import BeforeValidator, Discriminator, Field
 
 from everest.config import values as v
+from everest.config.run_options import StageName
 from everest.config.values import settings
 from everest.methods.strategies import (
     EXTERNAL,
@@ -31,8 +32,6 @@ BestMetric = Annotated[
     BeforeValidator(lambda value: value.replace("-", "_") if isinstance(value, str) else value),
 ]
 
-StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
-RunStage = StageName | Literal["train-tokenizer"]  # what a run trains, by the name of its command
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 
 

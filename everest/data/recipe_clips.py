@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from everest.config.heads import Heads, best_metric
+from everest.config.run_options import StageName
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import StageName
 from everest.data.class_balance import sampling_odds
 from everest.data.clip_dataset import ClipDataset
 from everest.data.crops import largest_region

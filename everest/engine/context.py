@@ -5,22 +5,20 @@ Leftovers of killed processes are ignored: a run that has not started, and unfin
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
+from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
-from everest.config.stage_settings import RunStage
 from everest.errors import EnvironmentProblem, OptionError, RecipeError, differing, first_names
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, warning
@@ -33,7 +31,6 @@ from everest.system.run_folder import (
     RUN_FILES,
     STATE_FOLDER,
     TOKENIZER_FOLDER,
-    DecoderStart,
     InitFile,
     RunFolder,
     is_tokenizer_file,
@@ -43,30 +40,6 @@ from everest.system.signals import Stopped
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The options of a run that are not in its recipe, as its command or a notebook gives them."""
-
-    stage: RunStage
-    recipe_file: str  # or the name of a recipe
-    output: str | Path | None = None  # the run folder
-    resume: Literal["auto", "never", "only"] = "auto"  # the run in `output`; only: there must be one
-    overwrite: bool = False
-    cpu: bool = False
-    tracker: str | None = None  # tensorboard or wandb
-    one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
-    init: str | Path | None = None  # run folder or weights to start from; None: from scratch
-    decoder: DecoderStart | None = None  # the decoder of `init`; None: keep it if it fits
-
-    def folder(self, recipe: str) -> Path:
-        """The run folder: the named one, else runs/STAGE/RECIPE-TIME, numbered if that exists already."""
-        if self.output:
-            return Path(self.output)
-        folder = Path("runs") / self.stage / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-        numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-        return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +100,7 @@ def run_context(
         ignores: whether the stage does not depend on the setting of this key, so that a resume may change it.
     """
     tracker = options.tracker
-    if tracker is not None and find_spec(tracker) is None:
+    if tracker != "none" and find_spec(tracker) is None:
         raise EnvironmentProblem(
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
@@ -190,7 +163,7 @@ def _is_resumed(
         if run.has_environment():
             names.discard(ENVIRONMENT_FILE)
     if not names:
-        if options.resume == "only":
+        if options.must_exist:
             raise OptionError(f"resume {run.path}: there is no run to resume")
         return False
     if options.overwrite:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.stage_settings import StageName
+from everest.config.run_options import StageName
 from everest.config.values import ModelInput
 from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.grid import TokenSelection, check_inputs

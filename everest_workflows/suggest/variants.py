@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
-from everest.config.stage_settings import StageName
+from everest.config.run_options import StageName
 from everest.system.text import plural
 from everest_workflows.suggest.rules import (
     CLIP_FRAMES,

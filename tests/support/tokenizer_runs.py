@@ -6,7 +6,8 @@ import pytest
 from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.config.run_options import RunOptions
+from everest.engine.context import RunContext
 from everest.system.accelerator import make_accelerator
 from everest.system.events import ignore_event
 from everest.system.run_folder import RunFolder

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, called, contents, equal, metrics, sets, weights
 
-from everest.engine.context import RunOptions
+from everest.config.run_options import RunOptions
 from everest.system.run_folder import RunFolder
 
 EPOCHS = 3  # of RECIPE, each of one step

@@ -13,7 +13,8 @@ from small_runs import equal, same_run
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.config.run_options import RunOptions
+from everest.engine.context import RunContext
 from everest.engine.step import PassLosses
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem

@@ -9,7 +9,8 @@ START = """
 import os, sys, torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunOptions, run_context
+from everest.config.run_options import RunOptions
+from everest.engine.context import run_context
 from everest.system.accelerator import make_accelerator
 from everest.system.launch import LostPeer
 from everest_cli.main import as_user_error

@@ -15,7 +15,7 @@ import numpy as np
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, Head
 from everest.lists.labels import Label
 from everest.metrics.head_metrics import HEAD_METRICS, compute_metrics
-from everest.metrics.intervals import VideoCounts, bootstrap
+from everest.metrics.intervals import VideoCounts, bootstrap, limit_interval
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
 from everest.probes.classifiers import Labels
@@ -183,5 +183,4 @@ def estimate_difference(
     ends = bootstrap(difference, groups, shares=False)[""]
     if any(map(np.isnan, ends)):
         return None
-    limit = 100 if METRICS[metric].is_percent else math.inf
-    return [round(min(max(end, -limit), limit), 4) for end in ends]
+    return [round(end, 4) for end in limit_interval(metric, ends, is_difference=True)]

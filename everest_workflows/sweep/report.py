@@ -9,7 +9,6 @@ N seeds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,6 +19,7 @@ from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
+from everest.metrics.intervals import limit_interval
 from everest.metrics.names import METRICS, value_text
 from everest.system.text import time_text
 from everest_workflows.sweep.request import FROM_SCRATCH
@@ -46,12 +46,13 @@ def find_spread(
     values: Sequence[float],
     *,
     scale: float | None = None,
-    limits: tuple[float, float] = (-math.inf, math.inf),
+    metric: str = "",
+    is_difference: bool = False,
 ) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
     `scale` is the size of the numbers that the values were computed from; None: that of the values. The
-    interval stays within the `limits`.
+    interval has only values that the metric, or the difference of two, can have.
     """
     array = np.asarray(values, dtype=np.float64)  # (N,)
     mean = float(array.mean())
@@ -61,7 +62,8 @@ def find_spread(
     if std <= RELATIVE_ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
         return Spread(mean, std, None)
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)) * std / len(array) ** 0.5
-    return Spread(mean, std, (max(limits[0], mean - reach), min(limits[1], mean + reach)))
+    ends = limit_interval(metric, (mean - reach, mean + reach), is_difference=is_difference)
+    return Spread(mean, std, ends)
 
 
 class PairedDifference(NamedTuple):
@@ -76,18 +78,15 @@ class PairedDifference(NamedTuple):
 
 
 def compare_pairs(
-    values: dict[int, float], reference: dict[int, float], *, limit: float = math.inf
+    values: dict[int, float], reference: dict[int, float], *, metric: str = ""
 ) -> PairedDifference | None:
-    """Compare two arms by their values at the seeds that both have; None if there is no such seed.
-
-    The interval stays within -limit and limit.
-    """
+    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
     seeds = [seed for seed in values if seed in reference]
     if not seeds:
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
     largest = max(abs(value) for arm in (values, reference) for value in arm.values())
-    mean, std, interval = find_spread(differences, scale=largest, limits=(-limit, limit))
+    mean, std, interval = find_spread(differences, scale=largest, metric=metric, is_difference=True)
     p = None
     if std is not None and interval is not None:
         p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
@@ -111,15 +110,14 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     changed = (key for arm in results["arms"] for key in arm["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
     is_percent = kind is not None and kind.is_percent
-    limit, limits = (100.0, (0.0, 100.0)) if is_percent else (math.inf, (-math.inf, math.inf))
     no_spread = dict.fromkeys(Spread._fields)
     rows = []
     for arm in results["arms"]:
         of_arm = values[arm["arm"]]
         measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
         is_compared = arm["arm"] != reference and comparable
-        difference = compare_pairs(of_arm, values[reference], limit=limit) if is_compared else None
-        spread = find_spread(list(of_arm.values()), limits=limits)._asdict() if of_arm else no_spread
+        difference = compare_pairs(of_arm, values[reference], metric=name) if is_compared else None
+        spread = find_spread(list(of_arm.values()), metric=name)._asdict() if of_arm else no_spread
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
         chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"

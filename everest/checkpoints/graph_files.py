@@ -162,12 +162,16 @@ def compare(
             [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
         )
         num_changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
-    probabilities = [by_head(outputs_of(x, spec.heads), spec.heads) for x in (expected, outputs)]
-    changes = [
-        float((a - b).abs().max())
-        for a, b, head in zip(*probabilities, spec.heads, strict=True)
-        if head.task != "regression"
-    ]
+    changes = []
+    if spec.heads:  # else the outputs are features
+        pairs = zip(
+            *(by_head(outputs_of(x, spec.heads), spec.heads) for x in (expected, outputs)), strict=True
+        )
+        changes = [
+            float((a - b).abs().max())
+            for (a, b), head in zip(pairs, spec.heads, strict=True)
+            if head.task != "regression"
+        ]
     difference = Difference(
         float(errors.abs().max()), float(relative.max()), num_changed, max(changes, default=None)
     )

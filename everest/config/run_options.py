@@ -65,7 +65,8 @@ class RunOptions(StageOptions):
         """The options of a run; `resume` may name its folder, and is `auto` or `never` afterwards."""
         values = {each.name: getattr(options, each.name) for each in fields(StageOptions)}
         values["tracker"] = options.tracker or "none"
-        values["resume"] = {True: "auto", False: "never"}.get(options.resume, options.resume)
+        resumes: dict[Any, str] = {True: "auto", False: "never"}
+        values["resume"] = resumes.get(options.resume, options.resume)
         if values["resume"] not in ("auto", "never"):
             values |= {"output": Path(options.resume), "resume": "auto", "must_exist": True}
         return cls(**values | added)

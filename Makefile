@@ -24,6 +24,7 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/pytest -q tests/test_sizes.py
 
 docs: $(READY)
 	$(BIN)/python docs/sphinx/page_parts.py

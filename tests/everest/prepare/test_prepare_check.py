@@ -234,7 +234,7 @@ def test_the_lengths_of_the_videos_of_a_recipe_are_reported(videos: Path, tmp_pa
 def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "list.csv")
     for file, what in ((clip_files / "clip0.mp4", "file that ends"), (tmp_path / "list.csv", "video")):
-        for command in (["check"], ["stats"], ["split", "-o", tmp_path / "lists"]):
+        for command in (["check"], ["split", "-o", tmp_path / "lists"]):
             message = refused(f"prepare {command[0]}", file, *command[1:], code=4)
             assert f"{file}: expected a list or a folder of videos, not a {what}" in message
         message = refused("prepare annotations", file, code=4)
@@ -341,7 +341,6 @@ def test_without_output_the_files_are_in_the_current_folder(videos, tmp_path, mo
         ("index", "hf://datasets/owner/name"),
         ("split", "s3://bucket/all.csv"),
         ("split", "all.csv", "--data", "s3://bucket"),
-        ("stats", "s3://bucket/train.csv"),
     ],
 )
 def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[str, ...]):

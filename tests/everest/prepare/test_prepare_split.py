@@ -248,7 +248,7 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
     assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
 
 
-@pytest.mark.parametrize("command", ["split", "check", "stats", "shard -o shards"])
+@pytest.mark.parametrize("command", ["split", "check", "shard -o shards"])
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Validation"), ("Train", "test", "other")])
 def test_folders_of_splits_are_no_classes(tmp_path: Path, command: str, names: tuple[str, ...]):
     touch(tmp_path, *(f"{name}/{label}/1.mp4" for name in names for label in ("run", "walk")))

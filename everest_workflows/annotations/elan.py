@@ -66,25 +66,30 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
-    media: list[tuple[str, int]] = []  # each file with its own time, in milliseconds, at ELAN's time 0
+    media: list[tuple[list[str], int]] = []  # names of each file, and its time at ELAN's time 0, in ms
     for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
         with record_errors("a media file"):
             urls = [url for key in URL_KEYS if (url := descriptor.get(key, "").strip())]
             if urls:
-                url = next(filter(videos.find, urls), urls[0])
-                media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
-    media.sort(key=lambda file: is_sound(file[0]))
-    media = media or [(path.stem, 0)]
-    found = [videos.find(name) for name, _ in media]
+                media.append((urls, int(descriptor.get("TIME_ORIGIN") or 0)))
+    media.sort(key=lambda file: is_sound(file[0][0]))
+    media = media or [([path.stem], 0)]
+    names: list[str] = []
+    found: list[Path | None] = []
+    for urls, _ in media:
+        # The name of a sound may fit several videos, but does not matter if a video is named.
+        is_needed = not (is_sound(urls[0]) and any(found))
+        names.append(next(filter(videos.find, urls if is_needed else ()), urls[0]))
+        found.append(videos.find(names[-1]) if is_needed else None)
     shown = next((index for index, video in enumerate(found) if video is not None), 0)
     bouts: list[Bout] = []
-    with left_out.reading("", [media[shown][0]]):
+    with left_out.reading("", [names[shown]]):
         units = root.find("HEADER[@TIME_UNITS]")
         if units is not None and (unit := units.attrib["TIME_UNITS"]) != TIME_UNIT:
             raise ValueError(f"its times are {unit}, and not {TIME_UNIT}; save it by ELAN")
-        bouts += _read_bouts(root, *media[shown], left_out)
+        bouts += _read_bouts(root, names[shown], media[shown][1], left_out)
     yield from bouts
-    for index, (name, _) in enumerate(media):
+    for index, name in enumerate(names):
         if bouts and index != shown:
             # Further videos of the user get no bouts, and are named; if no file is the user's, all are named.
             is_further = found[shown] is None or found[index] not in (None, found[shown])

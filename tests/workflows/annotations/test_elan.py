@@ -151,6 +151,8 @@ def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
     assert names == {"file:///D:/my%20videos/cage1.mp4"}
     assert len(bouts) == 5
     assert left_out["media file ./side.mp4"] == left_out["other media file"] == 1
+    names, _, _ = read("cage1.mov", "cage1.mp4")  # the name of the sound fits both
+    assert names == {"file:///D:/my%20videos/cage1.mp4"}
 
 
 @pytest.mark.parametrize(

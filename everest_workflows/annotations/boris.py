@@ -34,7 +34,7 @@ from everest_workflows.annotations.bout import (
     read_origin,
     unscored_bouts,
 )
-from everest_workflows.annotations.matching import VideoFinder, stem
+from everest_workflows.annotations.matching import VideoFinder, is_sound, stem
 from everest_workflows.annotations.records import NO_EVENT, LeftOut, record_errors
 
 BLANK: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # the empty parts of a project
@@ -73,9 +73,13 @@ class Observation(NamedTuple):
 
 
 def choose_player(players: Mapping[str, Sequence[str]], videos: VideoFinder, left_out: LeftOut) -> str:
-    """The key of the first player with a video of the user, else of the first player; others are left out."""
+    """The key of the first player with a video of the user, else of the first player; others are left out.
+
+    A player of sounds counts only if no other player shows a video of the user.
+    """
     keys = sorted(players)
-    player = next((key for key in keys if any(map(videos.find, players[key]))), keys[0])
+    by_kind = sorted(keys, key=lambda key: all(map(is_sound, players[key])))
+    player = next((key for key in by_kind if any(map(videos.find, players[key]))), keys[0])
     if len(keys) > 1:
         left_out["media file of another player"] += sum(len(players[key]) for key in keys if key != player)
     return player
@@ -183,6 +187,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                 continue
             # Live observations have no file, and an empty list instead of a table of players.
             players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
+            if not players and videos.videos and values.get("type") == "LIVE":
+                left_out[f"live {where}, which has no video"] += 1  # its name may be that of a video
+                continue
             players = players or {"1": [name]}
             player = choose_player(players, videos, left_out)
             media, sets_time = players[player], player == min(players)
@@ -191,7 +198,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             info = values.get("media_info") or {}
             lengths = {file: _finite(length) for file, length in (info.get("length") or {}).items()}
             ends |= lengths
-            delay = 0.0 if sets_time else _finite((info.get("offset") or {}).get(player) or 0)
+            delays = {"2": values.get("time offset second player")}  # until version 6
+            delays |= info.get("offset") or {}
+            delay = 0.0 if sets_time else _finite(delays.get(player) or 0)
             offset = _finite(values.get("time offset") or 0)
             events = _read_events(values["events"], types)
             start, end = (_finite(time or 0) for time in values.get("observation time interval") or (0, 0))

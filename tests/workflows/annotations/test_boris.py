@@ -331,7 +331,7 @@ def test_what_a_project_has_besides_bouts_is_counted(tmp_path: Path):
         "observation without an event": 1,
     }
     labels = read_video_annotations([file], ["cage1.mp4", "cage2.mp4"])
-    assert labels.notices[0] == "left out, no such video: live"
+    assert labels.left_out["live observation 'live', which has no video"] == 1
     document["observations"] = {"photos": observations["photos"]}
     with pytest.raises(DataError, match=r"has no bout that is read, only observation of images \(1\)"):
         read_annotations(written(tmp_path, json.dumps(document), "cages.boris"))
@@ -419,7 +419,32 @@ def test_bouts_that_only_another_player_shows_are_left_out(tmp_path: Path):
         labels = read_video_annotations([file], [name])
         assert [(bout.start, bout.end) for bout in labels.bouts[name]] == expected
         counted = {f"{reason} the media of the player": count for reason, count in counted.items()}
-        assert labels.left_out == counted | {"media file of another player": 1}
+        counted["live observation 'live', which has no video"] = counted["media file of another player"] = 1
+        assert labels.left_out == counted
     alone = project(file={"1": ["cam1.mp4"]}, events=events, media_info=info)
     with pytest.raises(DataError, match="outside of its media, which have 10"):
         read_annotations(written(tmp_path, json.dumps(alone), "cages.boris"))
+
+
+@pytest.mark.parametrize("names", [["cage1.mp4"], ["cage1.mp4", "cage1.mov"]])
+def test_a_player_of_the_sound_gives_way_to_that_of_the_video(tmp_path: Path, names: list[str]):
+    info = {"length": {"cage1.wav": 20.0, "cage1.mp4": 20.0}}
+    events = [[at, "", "groom", "", ""] for at in (3.0, 5.0)]
+    old = {"time offset second player": 2.0}  # until version 6; later, the offset is one of media_info
+    for more, offset in ((old, {}), ({}, {"offset": {"1": 0.0, "2": 2.0}})):
+        document = project(
+            file={"1": ["cage1.wav"], "2": ["cage1.mp4"]}, events=events, media_info=info | offset, **more
+        )
+        labels = read_video_annotations([written(tmp_path, json.dumps(document), "cages.boris")], names)
+        assert [(bout.start, bout.end) for bout in labels.bouts["cage1.mp4"]] == [(1.0, 3.0)]
+
+
+def test_a_live_observation_is_of_no_video(tmp_path: Path):
+    document = project()
+    document["observations"]["cage2"] = document["observations"].pop("live") | {
+        "events": [[1.0, "", "groom", "", ""]]
+    }
+    file = written(tmp_path, json.dumps(document), "cages.boris")
+    labels = read_video_annotations([file], ["cage1.mp4", "cage2.mp4"])
+    assert {bout.observer for bouts in labels.bouts.values() for bout in bouts} == {"day 1"}
+    assert labels.left_out["live observation 'cage2', which has no video"] == 1

@@ -123,6 +123,8 @@ def _read_bouts(root: ElementTree.Element, video: str, offset: int, left_out: Le
                 left_out[f"annotation without {what} of the tier '{shorten(name)}'"] += 1
         texts = [_text(annotation) for annotation, _ in pairs]
         is_mark = len(set(texts)) == 1 and texts[0].casefold() in HAPPENS
+        if is_mark and tier.get("ANNOTATOR") in ORIGINS:  # `write` names a tier of the class `1` so
+            is_mark = not name.startswith(f"{texts[0]} ")
         with _reading_tier(tier, video, left_out) as record:
             person: Any = {"subject": record.subject, "observer": record.observer}
             person["origin"] = read_origin(tier.get("ANNOTATOR", "").strip())

@@ -251,3 +251,12 @@ def test_a_file_that_names_only_the_sound_is_of_the_video(tmp_path: Path):
         read_video_annotations([file], ["a/cage1.avi", "a/cage1.mp4"])
     with pytest.raises(DataError, match=r"it names file:///D:/my%20videos/cage1\.wav; the videos are x\.mp4"):
         read_video_annotations([file], ["x.mp4"])
+
+
+def test_a_class_that_is_named_like_a_mark_comes_back(tmp_path: Path):
+    bouts = [
+        Bout(video="a.mp4", start=at, end=at + 1, label=label, subject=subject)
+        for at, label, subject in ((0.0, "1", ""), (2.0, "y", "anna"))
+    ]
+    write_annotations(tmp_path / "a.eaf", bouts, "elan")
+    assert {bout.label for bout in read_annotations(tmp_path / "a.eaf")} == {"1", "y"}

@@ -226,11 +226,11 @@ def _join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
 
 
 def different_names(codings: Iterable[Coding]) -> list[str]:
-    """The names of codings: the observers, or the files if all codings have one observer."""
+    """The names of codings: the observers, or the files if they differ and all codings have one observer."""
     by_observer, by_file = (
         sorted(set(names)) for names in zip(*(each.names for each in codings), strict=True)
     )
-    return by_observer if len(by_observer) > 1 else by_file
+    return by_file if len(by_observer) == 1 < len(by_file) else by_observer
 
 
 def _divide_into_codings(file: Path, bouts: Iterable[Bout]) -> list[Coding]:

@@ -84,6 +84,10 @@ def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(tmp_path, cl
         assert [(bout.start, bout.end, bout.label) for bout in bouts] == expected
     with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna, ben"):
         read_video_annotations(files, people=BoutFilter(observers=["carl"]))
+    if kind != "files":
+        (file,) = files_of(kind, tmp_path, {"anna": ANNA})
+        with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna"):
+            read_video_annotations([file], people=BoutFilter(observers=["carl"]))
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from everest_workflows.annotations.records import LeftOut, line_errors, read_num
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # column of aggregated events
 STOP: Final = "Stop (s)"
+KIND: Final = "Observation type"  # `Media file(s)`, `Live observation`, or another for pictures
 OFFSET: Final = "Time offset (s)"
 SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
 LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
@@ -43,7 +44,7 @@ MEDIA_COLUMNS: Final = ("Media file name", "Media file path", "Media file")  # n
 UNPAIRED: Final = "UNPAIRED"  # in place of the times of a state that is never stopped
 NO_NAMES: Final = frozenset({"", "NA", "Not found"})
 # These columns precede the variables of the user, other columns follow; a variable may have any name.
-LEADING_COLUMNS: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
+LEADING_COLUMNS: Final = (ID, KIND, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
 NAMED_PLAYER: Final = re.compile(r"\A\s*(player #\d+):", re.IGNORECASE)
 
@@ -88,6 +89,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             name, file, observer = _find_name(cells, ID), _find_name(cells, column), find_observer(cells)
             if not (file or name):
                 raise ValueError("it names neither an observation nor a media file")
+        kind = _find_name(cells, KIND)
+        is_read = kind.startswith("Media") or (kind.startswith("Live") and not videos.videos)
+        if kind and not file and not is_read:
+            left_out[f"row of '{shorten(name)}' ({kind}), which has no video"] += 1
+            continue
         media = [*chain(*_media_by_player(cells, players).values())] or [file or name]
         with left_out.reading(f"line {line_number}", media, observer or name) as record:
             record.subject = cells.get("Subject", "").removeprefix(NO_FOCAL_SUBJECT)

@@ -448,3 +448,15 @@ def test_a_live_observation_is_of_no_video(tmp_path: Path):
     labels = read_video_annotations([file], ["cage1.mp4", "cage2.mp4"])
     assert {bout.observer for bouts in labels.bouts.values() for bout in bouts} == {"day 1"}
     assert labels.left_out["live observation 'cage2', which has no video"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("Live observation", ["a/cage1.mp4"]), ("From pictures", []), ("From pictures", ["a/cage1.mp4"])],
+)
+def test_rows_of_an_observation_without_media_are_of_no_video(tmp_path: Path, kind: str, names: list[str]):
+    row = f"cage1,2023-05-01 10:00:00,,3.5,{kind},NA,0.0,NA,NA,A,,rear,,,START,{{}},NA,NA,NA,\n"
+    text = EVENTS_8 + row.format("2.0" if kind.startswith("Live") else "NA")
+    labels = read_video_annotations([written(tmp_path, text)], names)
+    assert "rear" not in {bout.label for bouts in labels.bouts.values() for bout in bouts}
+    assert labels.left_out[f"row of 'cage1' ({kind}), which has no video"] == 1

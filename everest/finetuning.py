@@ -20,7 +20,7 @@ from everest.data.clip_dataset import Batch
 from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_dataset, validation_dataset
 from everest.engine.context import RunContext
-from everest.engine.health import chance_warning
+from everest.engine.health import chance_warning, has_diverged
 from everest.engine.setup import StageInputs, make_training
 from everest.engine.stage_plan import FEWEST_STEPS
 from everest.engine.step import PassLosses
@@ -142,15 +142,21 @@ class Finetuning:
         training.context.notice(best or f"finished after step {training.steps_done}; {fix}")
 
     def _warn_of_chance(self, *, ends: bool) -> None:
-        """Show once that the last losses are above that of guessing, or near it."""
+        """Show, each once, that the last losses are above that of guessing, or near it."""
         training, losses = self.training, self.training.step_log.losses
         if losses:
+            mean, rows = fmean(losses), training.context.run_folder.rows()
+            logged = (row["loss"] for row in rows if row.get("loss") is not None)
             warning = chance_warning(
                 training.plan,
-                fmean(losses),
+                mean,
                 self.settings,
                 self.model.heads,
                 guess=self.guessing_loss,
+                highest=max(logged, default=mean),
                 ends=ends,
             )
-            training.context.warn_once("chance", warning)
+            # A run may be near guessing at first, and diverge later.
+            training.context.warn_once(
+                "diverged" if has_diverged(mean, self.guessing_loss) else "chance", warning
+            )

@@ -31,6 +31,7 @@ NEAR_MEAN_COLOR: Final = 0.95  # above this share of the one-color loss, little 
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
 RISEN: Final = 1.1  # a mean training loss above this times that of guessing has risen: the run diverged
+PEAKED: Final = 2.0  # one training loss above this times that of guessing: the updates were too large
 MEAN_VALIDATIONS: Final = 5  # overfitting is judged by the mean losses of so many validations
 LOSS_RISE: Final = 1.2  # overfitting: the validation loss is above this times its lowest,
 LOSS_FALL: Final = 0.95  # and the training loss is below this times its value at that time
@@ -177,6 +178,7 @@ def chance_warning(
     heads: Heads,
     *,
     guess: float,
+    highest: float,
     ends: bool,
 ) -> str | None:
     """A warning if a loss is above that of guessing, or hardly below; the advice follows from the direction.
@@ -186,6 +188,7 @@ def chance_warning(
     Args:
         loss: the mean of the last training losses.
         guess: the loss of outputs that are all 0 (`everest.finetuning.loss_of_guessing`).
+        highest: the highest training loss of the run; a loss that rose and came back needs no higher rate.
         ends: whether the run is at its end.
     """
     sizes = [head.outputs for head in heads]
@@ -202,7 +205,7 @@ def chance_warning(
     if loss < guess - (UNDERFITS if ends else STILL_GUESSING) * (guess - lowest):
         return None
     fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
-    rate = "lower" if plan.peak_lr > USUAL_LR[1] else "higher"
+    rate = "lower" if plan.peak_lr > USUAL_LR[1] or highest > PEAKED * guess else "higher"
     return (
         f"the loss, {loss:.2f}, is still near {guessing}. Check that the labels "
         f"belong to the videos; try {fewer}more steps or a {rate} base_lr"

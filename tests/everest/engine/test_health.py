@@ -20,10 +20,14 @@ from small_runs import called, run, same_run, sets, weights
 from task_runs import task_recipe
 from torch import Tensor
 
+from everest.config.heads import Head
+from everest.config.stage_settings import FinetuneSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import read_batches
 from everest.data.views import SampleViews
+from everest.engine.health import chance_warning
 from everest.engine.setup import check_host_memory
+from everest.engine.stage_plan import plan_stage
 from everest.engine.step import SCALER_LIMIT, UpdateGuard
 from everest.engine.step_log import WaitWatch
 from everest.errors import DataError, EnvironmentProblem
@@ -68,6 +72,15 @@ def test_a_run_whose_loss_rises_above_guessing_is_told_to_make_smaller_updates(
     assert "still near" not in shown
     assert "overfitting:" not in shown
     assert "more steps" not in shown
+
+
+@pytest.mark.parametrize(("highest", "rate"), [(1.2, "higher"), (9.0, "lower")])
+def test_a_loss_that_came_back_to_guessing_is_not_told_to_make_larger_updates(highest, rate):
+    settings, heads = FinetuneSettings(mixup=0, cutmix=0, base_lr=1e-3), (Head(outputs=3),)
+    plan = plan_stage(settings, num_videos=1000, processes=1, largest_micro_batch=8)
+    warning = chance_warning(plan, 1.09, settings, heads, guess=math.log(3), highest=highest, ends=True)
+    assert warning is not None
+    assert warning.endswith(f"try more steps or a {rate} base_lr")
 
 
 def test_a_pre_training_whose_loss_rises_above_one_color_is_told_to_make_smaller_updates(recipe, tmp_path):

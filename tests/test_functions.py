@@ -193,7 +193,7 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
         (
             everest.extract,
             {"keep": 0.0},
-            "keep 0.0: must be a number above 0 and at most 1, which leaves some of",
+            "keep 0.0: must be a number above 0 and at most 1, and leave some of",
         ),
         (everest.extract, {"keep": 0.001}, r"keep 0\.001: must be a number above 0"),
         (everest.extract, {"clips": 0}, "clips=0: must be at least 1"),

@@ -230,7 +230,7 @@ def check_keep(keep: float | None, num_tokens: int | None) -> None:
         and not (is_keep_ratio(keep) and num_kept(num_tokens, keep))
     ):
         raise OptionError(
-            f"keep {keep!r}: must be a number above 0 and at most 1, which leaves some of {num_tokens} tokens"
+            f"keep {keep!r}: must be a number above 0 and at most 1, and leave some of {num_tokens} tokens"
         )
 
 

@@ -76,7 +76,10 @@ class StopSignal:
 def exit_on_signals() -> Iterator[None]:
     """Raise SystemExit at a signal that would end the process at once, so that it removes temporary files."""
 
+    received: list[int] = []
+
     def leave(signalnum: int, frame: FrameType | None) -> None:
+        received.append(signalnum)
         raise SystemExit(128 + signalnum)
 
     ending = [signalnum for signalnum in STOP_SIGNALS if signal.getsignal(signalnum) == signal.SIG_DFL]
@@ -84,6 +87,10 @@ def exit_on_signals() -> Iterator[None]:
         signal.signal(signalnum, leave)
     try:
         yield
+    except Exception as error:
+        if received:  # C code may turn SystemExit into an error of its own, as an extension's import does
+            raise SystemExit(128 + received[0]) from error
+        raise
     finally:
         for signalnum in ending:
             signal.signal(signalnum, signal.SIG_DFL)

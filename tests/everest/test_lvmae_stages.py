@@ -136,7 +136,7 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
     [
-        (["data.train=nope.csv"], 4, "no such list or folder"),
+        (["data.pretrain=nope.csv"], 4, "no such list or folder"),
         (["pretrain.views_per_decode=3"], 2, "batch_size 4 does not divide"),
         (None, 6, "its encoder differs from the recipe's"),  # weights of another size
     ],

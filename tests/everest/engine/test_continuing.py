@@ -126,7 +126,7 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 
 def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("everest.engine.context.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("everest.config.run_options.time.strftime", lambda form: "20260101-000000")
     options = RunOptions(stage="pretrain", recipe_file="ucf101")
     options.folder("ucf101").mkdir(parents=True)
     assert options.folder("ucf101").name == "ucf101-20260101-000000-2"

@@ -109,7 +109,7 @@ def test_errors_are_one_line(classifier_run, clip_files, tmp_path):
         (["predict", "gone.mp4"], 4, "gone.mp4: No such file or directory"),
         (["predict", empty], 4, "no videos below this folder"),
         (["predict", clip, "--data", empty], 2, "no list is named"),
-        (["predict", clip, "--keep", 0], 2, "--keep 0: must be more than 0"),
+        (["predict", clip, "--keep", 0], 2, "must be a number above 0 and at most 1, and leave some"),
         (["predict", clip, "--keep", 0.001], 2, "leave some of 32 tokens"),
         (["predict", clip, "--views", "1000000x1"], 2, "in memory at once; at most 512"),
         (["predict", clip, "--json", "--format", "csv"], 2, "--json and --format csv: choose one"),

@@ -139,6 +139,9 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
                 f"data.root: {not_found_text(root, 'folder')}; set it (in most commands: --data DIR)"
             )
         location = join_location(root, source)
+        if str(location) == source and not location.exists():  # absolute: data.root does not change it
+            fix = f"name it where it is now: --set data.{key}=LIST"
+            raise DataError(f"{not_found_text(location)}; {fix}")
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
         folder = find_list(root, key, labeled=labeled)

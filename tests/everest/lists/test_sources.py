@@ -47,6 +47,10 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
     for named, above in (("mise", ""), ("lists/mise", f", nor a folder {tree}/lists")):
         message = refused("pretrain", *options, "--set", f"data.train={named}.csv", code=4)
         assert f"{named}.csv: no such list or folder{above}; set data.root" in message
+    message = refused("pretrain", *options, "--set", f"data.train={tree}/gone.csv", code=4)
+    assert (
+        f"{tree}/gone.csv: no such list or folder; name it where it is now: --set data.train=LIST" in message
+    )
     recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))  # a known data set
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, *options, code=4)

@@ -189,7 +189,7 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
     seconds = r"must be a number of seconds from 0\.001 on, not "
     odd_seconds = (0, -1, 0.0009, float("inf"), float("nan"))
     for function, options, message in (
-        (everest.extract, {"keep": "0.5"}, "keep '0.5': must be a number above 0 and at most 1, which"),
+        (everest.extract, {"keep": "0.5"}, "keep '0.5': must be a number above 0 and at most 1, and"),
         (
             everest.extract,
             {"keep": 0.0},

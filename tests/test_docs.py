@@ -250,11 +250,9 @@ def test_every_page_has_commands_and_every_link_leads_somewhere():
                 assert heading in headings(led_to), f"{page.name}: {target}#{heading}"
 
 
-def test_every_strategy_and_package_has_its_row():
-    methods, architecture = ((ROOT / "docs" / name).read_text() for name in ("methods.md", "architecture.md"))
+def test_every_strategy_has_its_row():
+    methods = (ROOT / "docs" / "methods.md").read_text()
     assert [name for name in STRATEGIES if f"\n| `{name}` |" not in methods] == []
-    packages = {path.parent.name for path in (ROOT / "everest").glob("*/__init__.py")} - {"recipes"}
-    assert [name for name in sorted(packages) if architecture.count(f"\n| `everest/{name}/` |") != 1] == []
 
 
 def test_readme_has_the_two_commands_and_is_short():

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "build", "runs", "tests", "docs", "*.egg-info", "recipes.lnk"
-)
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "runs", "tests", "*.egg-info", "recipes.lnk")
 
 
 def run(*words: object, cwd: Path) -> str:

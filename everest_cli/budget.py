@@ -314,7 +314,7 @@ def _write_windows(
     page = output.with_suffix(PAGE_SUFFIX)
     values = {"list_file": output.name, "rows": table[: 1 + len(known)], "cards": cards}
     values["classes"] = [name for name in classes if name != BACKGROUND]
-    write_page(page, "figures", "windows_page.html", **values)
+    write_page(page, "everest_workflows.recordings", "windows_page.html", **values)
     write_table(output, table)
     typer.echo(output)
     typer.echo(page)

@@ -99,7 +99,8 @@ def doctor(as_json: bool = o.AS_JSON) -> None:
             typer.echo(f"{result.state:<8} {result.name:<{widest}} {result.found}")
             if result.fix is not None:
                 typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")
-        typer.echo(summarize_results(results))
+        begin = " Begin with `everest train VIDEOS`." if healthy else ""
+        typer.echo(f"{summarize_results(results)}{begin}")
     if not healthy:
         raise typer.Exit(EnvironmentProblem.exit_code)
 

@@ -75,10 +75,27 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_names() if name.startswith(incomplete)]
 
 
+def _refuse_sweep(name: str) -> str:
+    """Refuse a file of `everest sweep` where a recipe is expected."""
+    from everest.config.recipe_files import find_recipe
+    from everest_workflows.sweep.request import is_sweep
+
+    file = find_recipe(name)
+    if is_sweep(file):
+        raise RecipeError(f"{file.label}: a sweep file, not a recipe; run `everest sweep {name}`")
+    return name
+
+
 # What to read.
 VIDEOS = argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")
 VIDEOS_OR_FOLDERS = argument("VIDEO…", "Videos, or folders of videos.")
-RECIPE = option("--recipe -r R", "A shipped recipe, or a YAML file.", ..., autocompletion=_complete_recipe)
+RECIPE = option(
+    "--recipe -r R",
+    "A shipped recipe, or a YAML file.",
+    ...,
+    autocompletion=_complete_recipe,
+    callback=_refuse_sweep,
+)
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")

@@ -174,7 +174,7 @@ def _print_latency(document: Mapping[str, Any]) -> None:
         f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
         f"{document['data'] or 'a rendered video of 320 x 240 pixels'}"
     )
-    if (timeline := document["timeline"]) is not None:
+    if (timeline := document["windows"]) is not None:
         typer.echo(
             f"timeline: 100 hours of video take {100 / timeline['hours_per_hour']:.3g} hours (windows of "
             f"{timeline['window']:g} s, every {timeline['step']:g} s, --batch {timeline['batch']}, "

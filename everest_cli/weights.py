@@ -53,8 +53,20 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
     say(LIST_NOTES)
 
 
+def list_commands(weights: PublicWeights) -> list[str]:
+    """The commands to start with."""
+    partial = " --partial" if weights.gives == "encoder" else ""
+    convert = f"everest convert {weights.name} --output {weights.source}{partial}"
+    start = [*([convert] if weights.page else []), f"everest train VIDEOS --init {weights.source}"]
+    if weights.gives == "classifier":
+        return [*start, f"everest predict VIDEOS --checkpoint {weights.source}"]
+    settings = (f"--set {setting}" for setting in (f"model.backbone={weights.backbone}", *weights.settings))
+    options = f"--data VIDEOS --init {weights.source} {' '.join(settings)}"
+    return [*start, *(f"everest {stage} --recipe RECIPE {options}" for stage in ("pretrain", "finetune"))]
+
+
 def _make_document(weights: PublicWeights) -> dict[str, Any]:
-    return {**asdict(weights), "commands": weights.commands, "downloaded": False}
+    return {**asdict(weights), "commands": list_commands(weights), "downloaded": False}
 
 
 @app.command(epilog="Example: everest weights show videomae-base")
@@ -79,7 +91,7 @@ def show(
         "tested": row.tested or f"random weights of the names and shapes of {row.layout}; never downloaded",
     }
     shown = [f"{key + ':':<10} {value}" for key, value in lines.items() if value is not None]
-    typer.echo("\n".join([*shown, "\n  ".join(["commands:", *row.commands])]))
+    typer.echo("\n".join([*shown, "\n  ".join(["commands:", *list_commands(row)])]))
 
 
 @dataclass(frozen=True, kw_only=True)

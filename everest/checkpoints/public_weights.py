@@ -44,19 +44,6 @@ class PublicWeights:
         """The value of a command's option: a name that is downloaded, or the result of `convert`."""
         return self.name if self.page is None else "converted.safetensors"
 
-    @property
-    def commands(self) -> list[str]:
-        """The commands to start with."""
-        partial = " --partial" if self.gives == "encoder" else ""
-        convert = [f"everest convert {self.name} --output {self.source}{partial}"] if self.page else []
-        start = [*convert, f"everest train VIDEOS --init {self.source}"]
-        if self.gives == "classifier":
-            return [*start, f"everest predict VIDEOS --checkpoint {self.source}"]
-        settings = [f"model.backbone={self.backbone}", *self.settings]
-        options = " ".join(f"--set {setting}" for setting in settings)
-        training = f"everest pretrain --recipe RECIPE --data VIDEOS --init {self.source} {options}"
-        return [*start, training, training.replace("pretrain", "finetune", 1)]
-
 
 def read_public_weights() -> list[PublicWeights]:
     """Read the table of public weights."""

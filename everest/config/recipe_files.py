@@ -98,9 +98,6 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
             circle = " -> ".join([*(earlier.label for earlier, _ in chain), file.label])
             raise RecipeError(f"{chain[0][0].label}: base: refers to itself: {circle}")
         values = file.values()
-        if not values.keys().isdisjoint(("arms", "recipe")):
-            name = file.name if file.folder is None else file.label
-            raise RecipeError(f"{file.label}: a sweep file, not a recipe; run `everest sweep {name}`")
         base = values.pop("base", None)
         if chain:
             values.pop("name", None)  # a recipe does not inherit the name of its base

@@ -268,7 +268,7 @@ def examine_lengths(dataset: ClipDataset) -> str | None:
         first = f"{errors[0].path}: {errors[0].reason}"
         raise DataError(f"none of the {len(errors)} {noun}s examined can be read, first {first}")
     num_short = sum(length < views.frames * stride for length in lengths)
-    if 2 * num_short <= len(lengths):  # suggested strides fit the median video
+    if 2 * num_short <= len(lengths):  # a stride should fit the median video
         return None
     rate = "" if views.fps is None else f" at {views.fps:g} frames per second"
     fitting = int(np.quantile(lengths, SHORT_SHARE)) // views.frames

@@ -171,7 +171,7 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
     if plan.steps < FEWEST_STEPS:
         yield (
             f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns; raise its "
-            "epochs or its steps (`everest recipes suggest VIDEOS` fits a recipe to your videos)"
+            "epochs or its steps"
         )
 
 

@@ -52,7 +52,7 @@ class Summary:
 
     lines: Sequence[str] = ()
     links: Mapping[str, Path] = field(default_factory=dict)  # links to other pages, by link text
-    figure: str | None = None  # path of a PNG of timelines
+    figure: str | None = None  # path of a PNG
     title: str | None = None  # title of the page; None: made from the checkpoint
     intervals: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # intervals of the classes
 
@@ -170,8 +170,10 @@ def _write_page(
         quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
     image = None if summary.figure is None else encode_uri("image/png", Path(summary.figure).read_bytes())
-    values |= {"lines": summary.lines, "timelines": image, "intervals": summary.intervals}
-    write_page(page, "evaluation", "page.html", groups=num_groups, unit=noun, sampled=unit_of_draws, **values)
+    values |= {"lines": summary.lines, "figure": image, "intervals": summary.intervals}
+    write_page(
+        page, "everest.evaluation", "page.html", groups=num_groups, unit=noun, sampled=unit_of_draws, **values
+    )
     return page
 
 

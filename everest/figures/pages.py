@@ -30,10 +30,9 @@ def encode_uri(kind: str, content: bytes) -> str:
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page from a template of a package, such as `figures`; all values are escaped."""
-    templates = Environment(
-        loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
-    )
+    """Write a page from a template in a package, such as `everest.evaluation`; all values are escaped."""
+    loader = PackageLoader(package, "")
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     write_text(path, templates.get_template(template).render(**values))
 
 

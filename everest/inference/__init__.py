@@ -1,1 +1,1 @@
-"""A trained model on any videos: predictions, features, timelines and their scores."""
+"""A trained model on any videos: predictions and features."""

@@ -1,6 +1,6 @@
 """Long jobs: rows of many videos, computed by several processes; a killed command resumes.
 
-`everest extract`, `predict` and `timeline` keep their rows until the output is written.
+`everest extract` and `predict` keep their rows until the output is written.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Passes:
 
     batch: int = 1  # videos, or windows of one video, in a forward pass
     workers: int | None = None  # processes that read videos; None: as the recipe's `train.workers`
-    window: float | None = None  # seconds of a window; None: of timelines, the length of a clip
+    window: float | None = None  # seconds of a window; None: the length of a clip
     step: float | None = None  # seconds from the start of a window to that of the next; None: `window`
     report: Report = ignore_event
 

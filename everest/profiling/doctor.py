@@ -50,7 +50,7 @@ def run_checks() -> list[CheckResult]:
 
 
 def summarize_results(results: Sequence[CheckResult]) -> str:
-    """Summarize all checks in a sentence: whether everest works, on which device, and where to start."""
+    """Summarize all checks in a sentence: whether everest works, and on which device."""
     named = {state: [each.name for each in results if each.state == state] for state in get_args(State)}
     if broken := named["broken"]:
         return f"everest does not work on this machine: fix {', '.join(broken)} first."
@@ -58,7 +58,7 @@ def summarize_results(results: Sequence[CheckResult]) -> str:
     device = "the GPU of this Mac, by --gpus mps" if "MPS" in named["ok"] else "the CPU"
     device = plural(gpus, "GPU") if gpus else device
     warned = f"; look at {', '.join(named['warning'])}" if named["warning"] else ""
-    return f"everest works on this machine, on {device}{warned}. Begin with `everest train VIDEOS`."
+    return f"everest works on this machine, on {device}{warned}."
 
 
 def first_line(error: Exception | str) -> str:

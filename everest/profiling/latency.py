@@ -52,7 +52,7 @@ def time_latency(
     Returns:
         `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, which need not add up
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_clock_ms`; `network_ms` of the fastest
-        pass, in CPU time of the thread as in `everest train` and `export`; the number of `videos`
+        pass, in CPU time of the thread as in `everest export`; the number of `videos`
         `measured`; `threads`.
     """
     count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
@@ -86,7 +86,7 @@ def time_latency(
 
 
 def _limit_threads() -> AbstractContextManager[None]:
-    """Limit to one thread, as `everest train --latency` promises, unless the user sets OMP_NUM_THREADS."""
+    """Limit to one thread, as `everest profile` promises, unless the user sets OMP_NUM_THREADS."""
     return nullcontext() if "OMP_NUM_THREADS" in os.environ else one_thread()
 
 
@@ -100,7 +100,7 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time a checkpoint or ONNX file on videos; return the document of `everest profile --latency --json`.
 
-    A video is timed on one CPU thread, or on OMP_NUM_THREADS threads; a timeline on all threads.
+    A video is timed on one CPU thread, or on OMP_NUM_THREADS threads; windows on all threads.
 
     Args:
         data: the videos; None: a rendered video.
@@ -132,8 +132,8 @@ def measure_latency(
         with _limit_threads():
             timer = time.thread_time if device == "cpu" else time.perf_counter
             latency = time_latency(outputs, views, samples, timer)
-        timeline = None
+        windows = None
         if time_windows is not None and model is not None and model.module.classes:
-            timeline = time_windows(model, samples)
+            windows = time_windows(model, samples)
     header = {"checkpoint": str(file), "precision": precision, "device": device}
-    return {**header, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}
+    return {**header, "data": None if data is None else str(data), "latency": latency, "windows": windows}

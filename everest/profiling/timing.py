@@ -1,7 +1,6 @@
 """The speed of a recipe on this machine: seconds of a step and of reading a clip, both measured here.
 
-Every estimate of run time multiplies these two numbers: `everest profile`, `--dry-run` and the plan of
-`everest train`. Nothing is estimated for a device that is not here.
+Every estimate of run time multiplies these two numbers. Nothing is estimated for a device that is not here.
 """
 
 from __future__ import annotations

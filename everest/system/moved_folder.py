@@ -7,11 +7,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import RecipeError
-from everest.system.text import damage_errors, load_json
+from everest.system.files import write_text
+from everest.system.text import damage_errors, json_text, read_json
 
-PROJECT_FILE: Final = "project.json"  # in a folder of several runs
-FOLDERS_KEY: Final = "folders"  # in PROJECT_FILE: where the folder was when its files were written
-DEPTH: Final = 3  # of the deepest file below the folder that names paths: folds/1/model
+PLACES_FILE: Final = "places.json"  # in a folder of several runs: the paths that its files may name it by
+DEPTH: Final = 3  # of the deepest file below the folder that names paths
+
+
+def record_place(folder: Path) -> None:
+    """Add the present paths of a folder to its PLACES_FILE, before its files name them."""
+    known = _read_places(folder)
+    places = list(dict.fromkeys([*known, folder, folder.resolve()]))
+    if places != known:
+        write_text(folder / PLACES_FILE, json_text([*map(str, places)]) + "\n")
+
+
+def _read_places(folder: Path) -> list[Path]:
+    """The paths in the PLACES_FILE of a folder; empty if it is missing or damaged."""
+    file = folder / PLACES_FILE
+    with suppress(RecipeError), damage_errors(file, fix=""):
+        return [*map(Path, read_json(file))]
+    return []
 
 
 def moved(document: Any, place: Path) -> Any:
@@ -23,16 +39,11 @@ def moved(document: Any, place: Path) -> Any:
     """
     place = place.absolute()
     near = (place, *place.parents)[: DEPTH + 1]
-    folder = next((path for path in near if (path / PROJECT_FILE).is_file()), None)
+    folder = next((path for path in near if (path / PLACES_FILE).is_file()), None)
     if folder is None:
         return document
-    written: list[Path] = []
-    file = folder / PROJECT_FILE
-    with suppress(RecipeError), damage_errors(file, fix=""):  # a damaged one is reported where it is needed
-        written = sorted(
-            map(Path, load_json(file, fix="").get(FOLDERS_KEY, [])), key=lambda path: -len(path.parts)
-        )
-    return document if written in ([], [folder]) else _rename(document, written, folder)
+    places = sorted(_read_places(folder), key=lambda path: -len(path.parts))
+    return document if places in ([], [folder]) else _rename(document, places, folder)
 
 
 def move_files(old: Path, new: Path, document: Any) -> Any:
@@ -44,13 +55,13 @@ def move_files(old: Path, new: Path, document: Any) -> Any:
     return _rename(document, [old, old.resolve()], new)
 
 
-def _rename(value: Any, written: list[Path], folder: Path) -> Any:
-    """Replace the first of the `written` folders in each path by `folder`."""
+def _rename(value: Any, places: list[Path], folder: Path) -> Any:
+    """Replace the first of the `places` in each path by `folder`."""
     if isinstance(value, dict):
-        return {key: _rename(each, written, folder) for key, each in value.items()}
+        return {key: _rename(each, places, folder) for key, each in value.items()}
     if isinstance(value, list):
-        return [_rename(each, written, folder) for each in value]
+        return [_rename(each, places, folder) for each in value]
     if not isinstance(value, str) or Path(value).is_relative_to(folder):
         return value
-    old = next((path for path in written if Path(value).is_relative_to(path)), None)
+    old = next((path for path in places if Path(value).is_relative_to(path)), None)
     return value if old is None else str(folder / Path(value).relative_to(old))

@@ -24,7 +24,7 @@ from everest.errors import EnvironmentProblem, shorten
 
 LAUNCHER_VARIABLES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
 CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # a container's microseconds per period, or max
-JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for its jobs: the number that run at once
+JOBS_VARIABLE: Final = "EVEREST_JOBS"  # the number of runs that share the cores and memory
 # Heuristic: about as many cores read the 2,850 clips/s that a GPU processes with a ViT-B.
 MAX_READERS: Final = 48
 READER_BYTES: Final = 2**29  # heuristic: memory of a reader, including its share of the batches

@@ -31,7 +31,7 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import refuse_running
-from everest.system.moved_folder import FOLDERS_KEY, moved
+from everest.system.moved_folder import PLACES_FILE, moved
 from everest.system.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
 from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
@@ -173,7 +173,6 @@ class Project(ProjectLists):
 
     request: Request
     files: dict[InstanceOf[str], str]  # see `Request.checksums`
-    folders: list[InstanceOf[str]] = field(default_factory=list)  # see `everest.system.moved_folder`
     planned_minutes: float
     trains_network: bool = True  # as planned, also if the project is resumed on another machine
     planned: bool = True
@@ -183,8 +182,7 @@ def read_project(folder: Path) -> Project:
     """The project in a folder; RecipeError if its document is damaged."""
     with damage_errors(folder / PROJECT_FILE, fix=IN_USE_FIX):
         document = load_json(folder / PROJECT_FILE, fix=IN_USE_FIX)
-        folders = {FOLDERS_KEY: document.get(FOLDERS_KEY, [])}
-        return validate(TypeAdapter(Project), moved(document, folder) | folders)
+        return validate(TypeAdapter(Project), moved(document, folder))
 
 
 def _format_path(path: str | Path) -> str:
@@ -251,6 +249,7 @@ def clear_project(folder: Path) -> None:
     shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
     files = [
         folder / RECIPE_FILE,
+        folder / PLACES_FILE,
         *(model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)),
         *(run.path / ENVIRONMENT_FILE for run in runs),
         *(path / name for path in lists for name in LIST_NAMES),

@@ -26,7 +26,7 @@ from everest.system.files import (
     write_text,
 )
 from everest.system.locks import sole_writer
-from everest.system.moved_folder import move_files, moved
+from everest.system.moved_folder import move_files, moved, record_place
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.signals import Stopped
 from everest.system.text import time_text
@@ -107,11 +107,6 @@ def train(
         raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
 
 
-def _name_folder(folder: Path) -> list[str]:
-    """The names that paths in the files of a project may have for its folder."""
-    return [*dict.fromkeys(map(str, (folder, folder.resolve())))]
-
-
 def _start(request: Request, folder: Path, report: Report) -> Project:
     """Make the plan and write it; after an error, an earlier project is still there, or nothing.
 
@@ -124,6 +119,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
         plan = make_plan(request, folder, report)
         write_document(folder / PROJECT_FILE, {"request": asdict(request)})
         clear_project(folder)
+        record_place(folder)
         for line in plan.document["lines"]:
             report(heading(line))
         lists = move_files(new_lists, folder / LISTS, vars(plan.lists))
@@ -132,7 +128,6 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
             files=checksums,
             planned_minutes=plan.document["minutes"],
             trains_network=plan.document["trainings"] > 0,
-            folders=_name_folder(folder),
             **lists,
         )
         write_text(folder / RECIPE_FILE, replace(plan.suggestion, section=lists["section"]).text)
@@ -153,9 +148,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         result = ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
         return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
-    if not set(names := _name_folder(folder)) <= set(project.folders):  # it was moved
-        project = replace(project, folders=[*project.folders, *names])
-        write_document(folder / PROJECT_FILE, asdict(project))
+    record_place(folder)
     comparison = Comparison(project=project, folder=folder, init=project.request.init, report=report)
     if project.request.unlabeled is not None:
         report(heading("pre-training"))

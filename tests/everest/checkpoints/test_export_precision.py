@@ -211,10 +211,10 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
         assert max(parts) < latency["p50_ms"] <= latency["p95_ms"]
         assert (latency["videos"], latency["measured"]) == (4 if data else 1, 30)
         assert latency["threads"] == int(os.environ.get("OMP_NUM_THREADS", "1"))
-        assert (document["timeline"] is None) == (checkpoint == onnx_file)
+        assert (document["windows"] is None) == (checkpoint == onnx_file)
     windows = ["--window", 1, "--step", 0.25, "--batch", 2]
     timed = json_of("profile --latency --gpus cpu -c", classifier_run, "--data", clip_files, *windows)[
-        "timeline"
+        "windows"
     ]
     assert (timed["window"], timed["step"], timed["batch"]) == (1, 0.25, 2)
     assert timed["hours_per_hour"] > 0

@@ -74,11 +74,11 @@ def test_an_interrupted_project_is_moved_and_resumed(class_folders: Path, tmp_pa
 def test_only_paths_inside_of_the_folder_change(tmp_path: Path):
     old, new = tmp_path / "old", tmp_path / "new"
     new.mkdir()
-    (new / "project.json").write_text(json.dumps({"folders": [str(old), str(old / "target")]}))
+    (new / "places.json").write_text(json.dumps([str(old), str(old / "target")]))
     document = {"root": str(tmp_path / "older"), "lists": [str(old / "target" / "a.csv"), "a.csv", 3]}
     expected = {"root": str(tmp_path / "older"), "lists": [str(new / "a.csv"), "a.csv", 3]}
     assert moved(document, new / "folds" / "1" / "model") == expected
     assert moved({"a": str(new / "a.csv")}, new) == {"a": str(new / "a.csv")}
-    for text in ("{", "[]", '{"folders": 3}', "{}"):
-        (new / "project.json").write_text(text)
+    for text in ("{", "[]", "[3]", "{}"):
+        (new / "places.json").write_text(text)
         assert moved(document, new) == document

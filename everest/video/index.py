@@ -27,16 +27,8 @@ import numpy as np
 from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
-from everest.video.decoding import (
-    MAX_HELD_FRAMES,
-    DecodedFrame,
-    Entry,
-    LostPackets,
-    Skips,
-    Survey,
-    checksum,
-    decode_frames,
-)
+from everest.video.decoding import MAX_HELD_FRAMES, DecodedFrame, LostPackets, Skips, Survey, decode_frames
+from everest.video.packets import Entry, checksum
 from everest.video.source import Video
 from everest.video.stream import VideoError, read_packets
 from everest.video.times import RepairedTimes, numbers_among_lost, repair_times

@@ -17,10 +17,10 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from everest.system.types import Span
-from everest.video.decoding import check_packets
 from everest.video.images import NO_SECONDS, image_folder
 from everest.video.metadata import inspect_video
 from everest.video.missing import StatedTimes
+from everest.video.packets import packets_of
 from everest.video.source import Video
 from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate
@@ -86,7 +86,7 @@ def _read(
     skipped_times: list[int] | None = None  # the times of the packets since damage
     latest = -(2**62)
     try:
-        for _, packet, is_damaged, breaks_off in check_packets(path, container, stream):
+        for _, packet, is_damaged, breaks_off in packets_of(path, container, stream).read():
             time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
             if is_damaged or (skipped_times is not None and not packet.is_keyframe):
                 skipped_times = skipped_times or []

@@ -301,15 +301,6 @@ def repair_notices(path: str | Video) -> list[str]:
     return [] if image_folder(path) else [f"{path}: {text}" for text in inspect_video(path).notices]
 
 
-def is_fast_to_read(path: str | Video) -> bool:
-    """Whether a frame can be read alone: images, or Motion JPEG whose packets are read in place."""
-    path = as_video(path)
-    if image_folder(path):
-        return True
-    index = inspect_video(path).index
-    return isinstance(index, StampedIndex) and index.offsets.size > 0
-
-
 def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:
     """The number of the first frame shown at or after `start` seconds, and of the first at or after `end`.
 

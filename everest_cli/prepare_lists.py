@@ -33,6 +33,11 @@ def index(
         "--annotations DIR", "Annotation folder [in FOLDER].", parser=local_path
     ),
     split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
+    exclude: list[Path] | None = option(
+        "--exclude LIST",
+        "List all videos for pre-training, without those of LIST; --output may name the list [pretrain.csv].",
+        parser=local_path,
+    ),
     output: Path | None = o.LISTS_FOLDER,
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -42,15 +47,21 @@ def index(
     Example: everest prepare index /data/ucf101
     """
     from everest.config.yaml import write_yaml
-    from everest.prepare.archives import write_index
+    from everest.prepare.archives import PRETRAIN_LIST, write_index, write_unlabeled
 
-    document = write_index(
-        folder, output or folder, annotations=annotations, split=split, overwrite=overwrite
-    )
+    place = output or folder
+    if exclude:
+        refuse({"--annotations: has no effect with --exclude; leave it out": annotations})
+        file = place if place.suffix == ".csv" else place / PRETRAIN_LIST
+        document = write_unlabeled(folder, file, exclude=exclude, overwrite=overwrite)
+    else:
+        document = write_index(folder, place, annotations=annotations, split=split, overwrite=overwrite)
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
     classes = f"; {plural(document['classes'], 'class')}" if document["classes"] else ""
     say(f"{document['layout']}: {lists}{classes}")
-    if document["missing"] or document["extra"]:
+    if exclude:
+        say(f"{plural(document['extra'], 'video')} left out")
+    elif document["missing"] or document["extra"]:
         missing = plural(document["missing"], "video")
         say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
     lines = write_yaml({"data": document["data"]}, width=1000).rstrip("\n")

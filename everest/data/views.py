@@ -124,7 +124,8 @@ class StageViews(ClipFormat, ABC):
 
     def __call__(self, sample: Sample, rng: Generator, decoder: str, out: Out = None) -> SampleViews:
         """The views of a sample, in the memory `out` if it is given."""
-        return self.make(self.make_reader(sample, decoder), rng, out)
+        reader = FrameReader(sample, read_footage(sample, self.fps), decoder, self.channels)
+        return self.make(reader, rng, out)
 
     @abstractmethod
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
@@ -134,10 +135,6 @@ class StageViews(ClipFormat, ABC):
             rng: draws in the order frames, augmentation, crop, flip, erasing.
             out: memory for the views: (V, C, T, H, W) uint8, regions (V, T, R, S, C); None: new memory.
         """
-
-    def make_reader(self, sample: Sample, decoder: str) -> FrameReader:
-        """The reader of the frames of a sample."""
-        return FrameReader(sample, read_footage(sample, self.fps), decoder, self.channels)
 
     def decode(self, reader: FrameReader, choose: Callable[..., FrameIds], *rng: Generator) -> Tensor:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *rng)` selects."""

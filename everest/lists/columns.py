@@ -20,7 +20,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from everest.errors import DataError, RecipeError, did_you_mean, shorten
@@ -68,13 +68,12 @@ class ListRow:
 class SheetColumns:
     """Columns of a sheet that a user chooses, as the sheet spells them; None finds a column by its name."""
 
-    classes: str | None = None
-    groups: str | None = None
+    label: str | None = None
+    group: str | None = None
 
     @property
     def by_role(self) -> dict[str, str]:
-        roles = {"label": self.classes, GROUP_COLUMN: self.groups}
-        return {role: column for role, column in roles.items() if column is not None}
+        return {role: column for role, column in asdict(self).items() if column is not None}
 
 
 BY_NAME: Final = SheetColumns()
@@ -237,8 +236,8 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
             raise RecipeError(f"{options[role]}{column}: no such column in {where}{hint}")
     if not is_header(rows[0]) and not sheet.by_role:
         return None
-    if sheet.groups and _is_label_column(_find_roles(names, SheetColumns(sheet.classes))[sheet.groups]):
-        raise RecipeError(f"--group column:{sheet.groups}: holds the labels in {where}; name another column")
+    if sheet.group and _is_label_column(_find_roles(names, SheetColumns(sheet.label))[sheet.group]):
+        raise RecipeError(f"--group column:{sheet.group}: holds the labels in {where}; name another column")
     columns = _find_roles(names, sheet)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         fix = "; `everest prepare index FOLDER` makes lists of Kinetics" if "youtube_id" in names else ""
@@ -263,11 +262,9 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
 def _find_roles(names: Sequence[str], sheet: SheetColumns) -> dict[str, str]:
     """The role of each column: one of `COLUMNS`, chosen or found by name; other columns keep their name."""
     roles: dict[str, str] = {}
-    has_groups = names.count(GROUP_COLUMN) or sum(_normalize(name) == GROUP_COLUMN for name in names) > 1
     for name in names:
         role = _normalize(name)
-        is_ignored = role == GROUP_COLUMN != name and has_groups  # the column of exactly this name counts
-        roles[name] = role if role in COLUMNS and not is_ignored else name
+        roles[name] = role if role in COLUMNS else name
         if roles[name] in sheet.by_role:
             roles[name] = f"{role} (not used)"
     roles |= {column: role for role, column in sheet.by_role.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
+from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import (
     CLASSES_FILE,
@@ -24,11 +25,12 @@ from everest.lists.writing import (
 )
 from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
+from everest.system.text import plural
 from everest.video.folders import as_data_error, video_name, videos_under
 
 INDEX_REPORT: Final = "index_report.csv"
 UNLABELED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
-FLAT: Final = Layout(name="videos", title="videos", expects="", needs={})  # a folder without annotations
+PRETRAIN_LIST: Final = "pretrain.csv"
 _SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
@@ -37,7 +39,7 @@ def write_index(
 ) -> dict[str, Any]:
     """Recognize the data set in a folder; write its lists, `classes.txt`, and problems to `index_report.csv`.
 
-    Videos without annotations, all in one folder, make a list for pre-training.
+    Videos without annotations, all in one folder, make a list for pre-training, see `write_unlabeled`.
 
     Args:
         annotations: the folder of the annotations if they are not inside `folder`.
@@ -52,16 +54,13 @@ def write_index(
             raise DataError(f"{path}: no such folder")
     videos = list(videos_under(root := folder.absolute()))
     found = find_layout(annotations or folder, split=split)
-    missing: list[tuple[str, str]] = []
-    if found is not None:
-        layout, sources = found
-        annotated, class_names = READERS[layout.name](sources)
-        matched, missing = find_videos(annotated, videos, layout, folder)
-    elif annotations is None and videos and len({video.parent for video in videos}) == 1:
-        layout, sources, class_names = FLAT, {}, ()
-        matched = {"train": [Sample(path=str(video)) for video in videos]}
-    else:
+    if found is None and annotations is None and len({video.parent for video in videos}) == 1:
+        return write_unlabeled(folder, output / PRETRAIN_LIST, overwrite=overwrite)
+    if found is None:
         raise _no_layout(annotations or folder)
+    layout, sources = found
+    annotated, class_names = READERS[layout.name](sources)
+    matched, missing = find_videos(annotated, videos, layout, folder)
     # Lists without any label serve pre-training only, which their names show.
     has_labels = {name: any(sample.labels for sample in samples) for name, samples in matched.items()}
     lists = {name if has_labels[name] else name + UNLABELED: part for name, part in matched.items() if part}
@@ -93,6 +92,42 @@ def write_index(
         "extra": len(unused_videos),
         "written": list(map(str, written)),
         "data": _data_section(root, output, list(lists), class_names, layout),
+    }
+
+
+def write_unlabeled(
+    folder: Path, file: Path, *, exclude: Sequence[Path] = (), overwrite: bool
+) -> dict[str, Any]:
+    """Write a list for pre-training: all videos below a folder but those of the lists `exclude`.
+
+    A video of which a list has a segment is left out as well.
+
+    Returns:
+        As `write_index`; `extra` counts the videos that are left out.
+    Raises:
+        DataError, RecipeError: a list of which no video is found, no video that is left, a file that exists.
+    """
+    root = folder.absolute()
+    listed = {
+        Path(sample.path).resolve()
+        for source in exclude
+        for sample in read_unlabeled(source, root=source.parent, skip_missing=True).samples
+    }
+    videos = list(videos_under(root))
+    samples = [Sample(path=str(video)) for video in videos if video.resolve() not in listed]
+    if not samples:
+        raise DataError(f"{folder}: none of its {plural(len(videos), 'video')} is left for {file.name}")
+    refuse_existing([file], overwrite=overwrite, inputs=exclude)
+    write_list(file, samples, root=root if file.parent.resolve() == root.resolve() else None)
+    below = Path(os.path.relpath(file.absolute(), root))
+    return {
+        "layout": "videos",
+        "lists": {file.stem: len(samples)},
+        "classes": None,
+        "missing": 0,
+        "extra": len(videos) - len(samples),
+        "written": [str(file)],
+        "data": {"root": str(root), "pretrain": str(below)},
     }
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, astuple, dataclass
 from fractions import Fraction
@@ -20,14 +22,16 @@ from typing import Any, Final
 from everest.errors import RecipeError
 from everest.lists.columns import COLUMNS
 from everest.lists.inputs import VideoTable
+from everest.lists.sample import choose_evenly
 from everest.prepare.check import describe_damage
-from everest.system.events import Report
+from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
 from everest.system.storage import parse_location
+from everest.system.text import time_text
 from everest.video.decoding import LostPackets, decode_frames
-from everest.video.file_processes import Failure, collect_in_processes
+from everest.video.file_processes import Failure, map_in_processes
 from everest.video.folders import video_name
 from everest.video.images import video_files
 from everest.video.reader import resized_frames, video_info
@@ -38,6 +42,7 @@ from everest.video.writer import Codec, read_comment, write_timed_frames
 SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files; their names hold the settings
 FPS_OF_IMAGES: Final = DEFAULT_RATE
 MAX_DENOMINATOR: Final = 1001  # largest denominator of a rate: 30000/1001 is the most uneven in use
+MEASURED_VIDEOS: Final = 32  # heuristic: videos that show what to expect of a longer list
 MAKER: Final = "everest prepare encode"
 
 
@@ -80,7 +85,25 @@ def encode_videos(
     with sole_writer(settings_file):
         write_text(settings_file, "")
         encode = partial(encode_video, targets=targets, settings=settings, overwrite=overwrite)
-        files, reasons = collect_in_processes(encode, list(targets), report, workers=workers, timeout=timeout)
+        first = choose_evenly(list(targets), MEASURED_VIDEOS)  # of all folders and classes
+        order = dict.fromkeys([*first, *targets])
+        files: dict[str, EncodedFile] = {}
+        reasons: dict[str, str] = {}
+        start = time.monotonic()
+        for video, result in map_in_processes(encode, list(order), workers=workers, timeout=timeout):
+            if isinstance(result, Failure):
+                reasons[video] = result.reason
+                report(notice(f"{video}: {result.reason}"))
+            else:
+                files[video] = result
+            num_done = len(files) + len(reasons)
+            new = [file for file in files.values() if file.is_new]
+            if num_done == len(first) < len(targets) and new:
+                seconds = (time.monotonic() - start) / len(new) * (len(targets) - num_done)
+                free = shutil.disk_usage(output).free
+                text = expectation_text(new, num_videos=len(targets), seconds=seconds, free=free)
+                report(notice(text))
+            report({"event": "video", "done": num_done, "videos": len(targets)})
         failed = sorted(reasons.items())
         lists = _write_lists(originals, output, files, failed)
     return {
@@ -93,6 +116,22 @@ def encode_videos(
         },
         "lists": [str(path) for path in lists],
     }
+
+
+def expectation_text(files: Collection[EncodedFile], *, num_videos: int, seconds: float, free: int) -> str:
+    """A sentence about the size of all videos, and the time that they take, by the first files.
+
+    Args:
+        seconds: expected for the other videos.
+        free: free bytes of the disk.
+    """
+    before = sum(file.source_bytes for file in files)
+    after = sum(file.bytes for file in files)
+    terabytes = after / len(files) * num_videos / 1e12
+    return (
+        f"the first {len(files)} videos became {after / before:.2g} times as large; expect {terabytes:.3f} TB "
+        f"for all {num_videos} ({free / 1e12:.3f} TB are free), and {time_text(seconds)} more"
+    )
 
 
 def _plan_targets(

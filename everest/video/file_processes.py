@@ -16,7 +16,6 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Generic, TypeVar
 
-from everest.system.events import Report, notice
 from everest.system.processes import start_process
 from everest.system.signals import signal_name
 
@@ -66,27 +65,6 @@ def map_in_processes(
     finally:
         for worker in busy.values():
             worker.end()
-
-
-def collect_in_processes(
-    work: Callable[[str], Result | Failure],
-    videos: Sequence[str],
-    report: Report,
-    *,
-    workers: int,
-    timeout: float,
-) -> tuple[dict[str, Result], dict[str, str]]:
-    """`map_in_processes` for videos; returns the results and the reasons for missing results, by video."""
-    results: dict[str, Result] = {}
-    reasons: dict[str, str] = {}
-    for video, result in map_in_processes(work, videos, workers=workers, timeout=timeout):
-        if isinstance(result, Failure):
-            reasons[video] = result.reason
-            report(notice(f"{video}: {result.reason}"))
-        else:
-            results[video] = result
-        report({"event": "video", "done": len(results) + len(reasons), "videos": len(videos)})
-    return results, reasons
 
 
 class _Worker(Generic[Result]):

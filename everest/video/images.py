@@ -10,25 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 
 from everest.system.storage import Location, RemotePath
 from everest.video.folders import VIDEO_SUFFIXES, images_in
-from everest.video.metadata import Orientation
 from everest.video.source import ShardMember, Video, decoder_input
 from everest.video.stream import VideoError, check_frame_size, decoder_errors
 
 NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # read with any suffix
-EXIF_ORIENTATIONS: Final = {  # orientation by the value of the EXIF tag
-    2: Orientation(mirrored=True),
-    3: Orientation(mirrored=True, flipped=True),
-    4: Orientation(flipped=True),
-    5: Orientation(transposed=True),
-    6: Orientation(transposed=True, mirrored=True),
-    7: Orientation(transposed=True, mirrored=True, flipped=True),
-    8: Orientation(transposed=True, flipped=True),
-}
 
 
 def image_folder(path: Video) -> Location | None:
@@ -79,11 +69,9 @@ def read_image(file: Location) -> np.ndarray:
             if is_animated or image.mode in ("I", "F"):  # the range of values of 32 bits is unknown
                 problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
                 raise VideoError(folder, f"{file.name}: {problem}")
-            tag = None
             with suppress(SyntaxError, struct.error):  # with damaged EXIF data, the image stays as stored
-                tag = image.getexif().get(ExifTags.Base.Orientation)
-            orientation = EXIF_ORIENTATIONS.get(tag or 1, Orientation())
+                ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
-            return np.ascontiguousarray(orientation.apply(np.asarray(image.convert("RGB"))))
+            return np.asarray(image.convert("RGB"))

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from small_runs import contents as all_contents
 from timed_videos import write_frames
 
 from everest.lists.reading import read_samples
-from everest.prepare.encode import choose_size
+from everest.prepare.encode import EncodedFile, choose_size, expectation_text
 from everest.video.index import CountedIndex
 from everest.video.metadata import inspect_video
 from everest.video.reader import frame_times, read_frames, video_info
@@ -300,3 +301,27 @@ def test_webm_of_vp8_is_encoded_only_if_it_is_complete(tmp_path: Path):
     source.write_bytes(content[: len(content) // 2])
     (shown,) = summary(source.parent, "-o", tmp_path / "cut", code=4)["failed"]
     assert "damaged: no intact frames from" in shown["reason"]
+
+
+def test_the_first_videos_of_a_long_list_say_what_to_expect_of_all(videos: Path, tmp_path: Path):
+    for number in range(40):
+        os.link(videos / f"clip{number % 4}.mp4", videos / f"copy{number:02d}.mp4")
+    shown = everest(videos, "-o", tmp_path / "out", "--codec", "mjpeg").stderr
+    (line,) = (line for line in shown.splitlines() if "times as large" in line)
+    factor = float(re.search(r"the first 32 videos became (\S+) times as large; expect", line)[1])
+    sizes = [
+        sum(path.stat().st_size for path in folder.glob("*.mp4")) for folder in (tmp_path / "out", videos)
+    ]
+    assert factor == pytest.approx(sizes[0] / sizes[1], rel=0.2)
+    assert re.search(r"TB for all 44 \(\S+ TB are free\), and .* more$", line)
+    (videos / "clip0.mp4").unlink()
+    assert "times as large" not in everest(videos, "-o", tmp_path / "out", "--codec", "mjpeg").stderr
+
+
+def test_expected_sizes_are_in_terabytes():
+    files = [EncodedFile(Path("a.mp4"), True, 10**8, 22 * 10**8)] * 32
+    text = expectation_text(files, num_videos=10**6, seconds=10**5, free=4 * 10**11)
+    assert text == (
+        "the first 32 videos became 22 times as large; expect 2200.000 TB "
+        "for all 1000000 (0.400 TB are free), and 27.8 h more"
+    )

@@ -158,10 +158,28 @@ def test_a_folder_without_a_layout_gets_an_error_with_what_is_expected(tmp_path)
 def test_videos_in_one_folder_make_a_list_for_pre_training(tmp_path):
     touch(tmp_path, "b.mp4", "a.avi")
     told = json.loads(index(tmp_path, "--json").stdout)
-    assert (told["layout"], told["lists"]) == ("videos", {"train-unlabelled": 2})
-    assert told["data"]["pretrain"] == "train-unlabelled.csv"
-    assert (tmp_path / "train-unlabelled.csv").read_text() == "path\na.avi\nb.mp4\n"
+    assert (told["layout"], told["lists"]) == ("videos", {"pretrain": 2})
+    assert told["data"]["pretrain"] == "pretrain.csv"
+    assert (tmp_path / "pretrain.csv").read_text() == "path\na.avi\nb.mp4\n"
     assert "none of the known layouts" in index(tmp_path, "--annotations", tmp_path, code=4).stderr
+
+
+@pytest.mark.parametrize("names", [("a.mp4", "b.mp4", "c.mp4"), ("x/a.mp4", "x/b.mp4", "y/c.mp4")])
+def test_a_list_for_pre_training_leaves_out_the_videos_of_other_lists(tmp_path, names):
+    root, lists = tmp_path / "set", tmp_path / "lists"
+    touch(root, *names)
+    lists.mkdir()
+    (lists / "test.csv").write_text(f"path,label,start,end\n{root}/{names[1]},0,1,2\n{root}/gone.mp4,1,,\n")
+    shown = index(root, "--exclude", lists / "test.csv", "--output", lists / "mine.csv")
+    assert yaml.safe_load(shown.stdout) == {"data": {"root": str(root), "pretrain": "../lists/mine.csv"}}
+    assert "1 video left out" in shown.stderr
+    assert (lists / "mine.csv").read_text() == f"path\n{root}/{names[0]}\n{root}/{names[2]}\n"
+    (root / "val.csv").write_text(f"{names[2]}\n")
+    index(root, "--exclude", lists / "test.csv", "--exclude", root / "val.csv")
+    assert (root / "pretrain.csv").read_text() == f"path\n{names[0]}\n"
+    (root / "all.csv").write_text("".join(f"{name}\n" for name in names))
+    message = index(root, "--exclude", root / "all.csv", "--overwrite", code=4).stderr
+    assert "none of its 3 videos is left for pretrain.csv" in message
 
 
 def test_two_data_sets_or_annotations_in_one_folder_are_not_mixed(tmp_path):

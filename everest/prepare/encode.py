@@ -129,8 +129,9 @@ def expectation_text(files: Collection[EncodedFile], *, num_videos: int, seconds
     after = sum(file.bytes for file in files)
     terabytes = after / len(files) * num_videos / 1e12
     return (
-        f"the first {len(files)} videos became {after / before:.2g} times as large; expect {terabytes:.3f} TB "
-        f"for all {num_videos} ({free / 1e12:.3f} TB are free), and {time_text(seconds)} more"
+        f"the first {len(files)} videos became {after / before:.2g} times as large; expect "
+        f"{terabytes:.3f} TB for all {num_videos} ({free / 1e12:.3f} TB are free), "
+        f"and {time_text(seconds)} more"
     )
 
 

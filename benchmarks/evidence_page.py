@@ -47,7 +47,8 @@ from view_labels import kept_table, labels_table
 from everest.figures.style import COLORS
 from everest.system.files import atomic_file
 from everest_demo.event_pairs import event_set
-from everest_workflows.sweep.report import draw_report, make_report, make_report_table
+from everest_workflows.sweep.report import draw_report, make_report
+from everest_workflows.sweep.table import make_report_table
 
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"
@@ -164,7 +165,7 @@ def page_blocks(results: Results) -> dict[str, str]:
     blocks |= {"setup": setup_table(results), "sets": sets_table(results)}
     for part, document in results.items():
         blocks[part] = clips_table(document) if part in CLIPS else part_table(document)
-    blocks["lvmae"] = _table(make_report(lvmae), without=("GMACs", "hours"))
+    blocks["lvmae"] = _table(make_report(lvmae), without=("training",))
     features = json.loads(FEATURES.read_text())["results"]
     blocks |= {f"features-{measure}": features_table(features, measure) for measure in MEASURES}
     of_letters = json.loads(RESULTS_OF_LETTERS.read_text())["results"]
@@ -234,7 +235,12 @@ def part_table(document: dict[str, Any]) -> str:
 
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     columns, *rows = make_report_table(report)
-    places = [number for number, name in enumerate(columns) if not name.startswith(("p", *without))]
+    filled = [any(cells) for cells in zip(*rows, strict=True)]
+    places = [
+        number
+        for number, name in enumerate(columns)
+        if filled[number] and not name.startswith(("p", *without))
+    ]
     return markdown([columns[place] for place in places], [[row[place] for place in places] for row in rows])
 
 

@@ -12,7 +12,8 @@ from measuring import difference_text, markdown
 from run_evidence import CLIPS, LABELED
 
 from everest.config.yaml import read_yaml
-from everest_workflows.sweep.report import compare_pairs, find_spread, make_report
+from everest_workflows.sweep.report import make_report
+from everest_workflows.sweep.statistics import compare_pairs, find_spread
 
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 BASELINES: Final = (RANDOM, DIFFERENCES)

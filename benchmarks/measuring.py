@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.video.reader import read_frames
-from everest_workflows.sweep.report import PairedDifference
+from everest_workflows.sweep.statistics import PairedDifference
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "performance.md"

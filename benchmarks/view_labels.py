@@ -27,7 +27,7 @@ from view_features import BASE, pretrained, run_folder
 import everest
 from everest.config.recipe import load_recipe
 from everest.models.classifier import VideoClassifier
-from everest_workflows.sweep.report import compare_pairs
+from everest_workflows.sweep.statistics import compare_pairs
 
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10", "surveillance2", "tabletennis2", LETTERS)
 SCRATCH: Final = "from scratch"

@@ -40,6 +40,7 @@ from everest_cli import (
     profile,
     recipes,
     stages,
+    sweep,
     timeline,
     weights,
 )
@@ -197,7 +198,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "demo": (stages.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "probe": (evaluate.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
-        "sweep": (evaluate.app, "Compare settings over seeds, with intervals."),
+        "sweep": (sweep.app, "Compare settings over seeds, with intervals."),
         "train-tokenizer": (stages.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {

@@ -1,171 +1,175 @@
-"""The report of a sweep: the document of `everest sweep report --json`, its table, its notes and its figure.
-
-Means over seeds have Student's t intervals, and the differences of arms are paired by seed. An interval of
-the mean covers the differences between training runs (weights, order, masks), not which videos are in the
-test list; the intervals of `everest eval` cover these.
-
-N seeds.
-"""
+"""The report of a sweep: the document of `everest sweep report --json`, its notes and its figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import numpy as np
 from matplotlib.axes import Axes
-from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
-from everest.metrics.intervals import limit_interval
-from everest.metrics.names import METRICS, value_text
-from everest.system.text import time_text
-from everest_workflows.sweep.request import FROM_SCRATCH
-from everest_workflows.sweep.results import make_metric_title, split_metric
-from everest_workflows.sweep.sweep_plan import SEED_PLACE
+from everest.metrics.names import METRICS, find_metric, value_text
+from everest_workflows.sweep.request import FROM_SCRATCH, SEED_PLACE
+from everest_workflows.sweep.results import VALIDATION_PREFIX, make_metric_title, split_metric
+from everest_workflows.sweep.statistics import (
+    Interval,
+    Spread,
+    bootstrap_difference,
+    compare_pairs,
+    find_spread,
+    read_outcomes,
+)
 
-CONFIDENCE: Final = 0.95
-RELATIVE_ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
 BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
 PREDICTION_KEYS: Final = ("pretrain.selection", "pretrain.target", "pretrain.objective")
 Json = dict[str, Any]  # of a sweep, or a part of it
 
 
-class Spread(NamedTuple):
-    """A mean over seeds; with a single seed it is the only number. Equal values have no interval."""
-
-    mean: float
-    std: float | None
-    interval: tuple[float, float] | None  # 95 %, of Student's t
-
-
-def find_spread(
-    values: Sequence[float],
+def make_report(
+    results: Mapping[str, Any],
     *,
-    scale: float | None = None,
-    metric: str = "",
-    is_difference: bool = False,
-) -> Spread:
-    """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
-
-    `scale` is the size of the numbers that the values were computed from; None: that of the values. The
-    interval has only values that the metric, or the difference of two, can have.
-    """
-    array = np.asarray(values, dtype=np.float64)  # (N,)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return Spread(mean, None, None)
-    std = float(array.std(ddof=1))
-    if std <= RELATIVE_ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
-        return Spread(mean, std, None)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(array) - 1)) * std / len(array) ** 0.5
-    ends = limit_interval(metric, (mean - reach, mean + reach), is_difference=is_difference)
-    return Spread(mean, std, ends)
-
-
-class PairedDifference(NamedTuple):
-    """The differences of two arms on the same seeds; see `Spread`. The names are those of --json."""
-
-    seeds: list[int]
-    values: list[float]
-    mean: float
-    std: float | None
-    interval: tuple[float, float] | None
-    p: float | None  # of the paired t-test; None without an interval
-
-
-def compare_pairs(
-    values: dict[int, float], reference: dict[int, float], *, metric: str = ""
-) -> PairedDifference | None:
-    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
-    seeds = [seed for seed in values if seed in reference]
-    if not seeds:
-        return None
-    differences = [values[seed] - reference[seed] for seed in seeds]
-    largest = max(abs(value) for arm in (values, reference) for value in arm.values())
-    mean, std, interval = find_spread(differences, scale=largest, metric=metric, is_difference=True)
-    p = None
-    if std is not None and interval is not None:
-        p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
-    return PairedDifference(seeds, differences, mean, std, interval, p)
-
-
-def make_report(results: Mapping[str, Any], *, metric: str | None = None, against: str | None = None) -> Json:
+    metric: str | None = None,
+    against: str | None = None,
+    tuned: str | None = None,
+    folder: Path | None = None,
+) -> Json:
     """Compare the arms of a sweep by one metric.
 
     Args:
         results: the document of `results.json`.
         metric: a name in its metrics; None: the metric of the task.
         against: the arm that the others are compared with; None: that of the sweep.
+        tuned: the key of a setting; of the arms that differ only in it, the best on data.val is reported.
+        folder: of the sweep, which has the outcomes of each video; None: no intervals over videos.
     """
     arms = {arm["arm"]: arm for arm in results["arms"]}
     reference = results["against"] if against is None else against
+    if tuned is not None:
+        arms, names = choose_tuned(results["arms"], tuned)
+        reference = names.get(reference, reference)
     if reference not in arms:
         raise unknown_name("--against", reference, arms)
-    name, values = _select_values(results, metric)
+    name, values = _select_values(results, arms, metric)
     place, kind = split_metric(name)
     changed = (key for arm in results["arms"] for key in arm["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
-    is_percent = kind is not None and kind.is_percent
     no_spread = dict.fromkeys(Spread._fields)
     rows = []
-    for arm in results["arms"]:
-        of_arm = values[arm["arm"]]
+    for title, arm in arms.items():
+        of_arm = values[title]
         measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
-        is_compared = arm["arm"] != reference and comparable
-        difference = compare_pairs(of_arm, values[reference], metric=name) if is_compared else None
-        spread = find_spread(list(of_arm.values()), metric=name)._asdict() if of_arm else no_spread
+        difference = None
+        if title != reference and comparable:
+            difference = compare_pairs(of_arm, values[reference], metric=name)
+        if difference is not None:
+            over_videos = _compare_videos(folder, arm, arms[reference], difference.seeds, name)
+            difference = {**difference._asdict(), "video_interval": over_videos}
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
         chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
         majority = f"{place}majority_top1" if kind is METRICS["top1"] else None
         rows.append(
             {
-                "arm": arm["arm"],
+                "arm": title,
                 "overrides": arm["overrides"],
                 "init": arm.get("init", FROM_SCRATCH),
+                "tuned": arm.get("tuned"),
                 "seeds": list(of_arm),
                 "values": list(of_arm.values()),
-                **spread,
+                **(find_spread(list(of_arm.values()), metric=name)._asdict() if of_arm else no_spread),
                 "chance": _average(row["metrics"].get(chance) for row in measured),
                 "majority": _average(row["metrics"].get(majority) for row in measured),
-                "difference": None if difference is None else difference._asdict(),
-                "gmacs": _average(row["gmacs"] for row in measured),
-                "hours": _average(row["hours"] for row in measured),
+                "difference": difference,
+                **{key: _average(row.get(key) for row in measured) for key in ("gmacs", "hours")},
+                "memory_bytes": max((row.get("memory_bytes") or 0 for row in measured), default=0) or None,
             }
         )
     return {
         **{key: results[key] for key in ("recipe", "summary", "stages")},
         "metric": name,
         "title": make_metric_title(name),
-        "percent": is_percent,
+        "percent": kind is not None and kind.is_percent,
         "higher_is_better": kind is None or kind.is_higher_better,
         "comparable": comparable,
         "against": reference,
+        "tuned": tuned,
         "jobs": results["jobs"],
         "arms": rows,
         "failures": results["failures"],
     }
 
 
-def _select_values(results: Mapping[str, Any], metric: str | None) -> tuple[str, dict[str, dict[int, float]]]:
+def choose_tuned(arms: Sequence[Json], key: str) -> tuple[dict[str, Json], dict[str, str]]:
+    """Of the arms that differ only in a setting, the one with the best mean validation.
+
+    Returns:
+        The chosen arms by their name without the setting, and this name by the name of each arm.
+    """
+    names, variants = {}, {}
+    for arm in arms:
+        texts = [f"{name}=" for name in (key, key.rpartition(".")[2])]
+        parts = [part for part in arm["arm"].split(", ") if not part.startswith(tuple(texts))]
+        names[arm["arm"]] = name = ", ".join(parts) or "all arms"
+        variants.setdefault(name, []).append(arm)
+    values = [[arm["overrides"].get(key) for arm in variant] for variant in variants.values()]
+    if len(values[0]) < 2 or any(each != values[0] for each in values):
+        raise RecipeError(f"--tuned {key}: give each arm the same values by --over {key}=A,B")
+    chosen = {}
+    for name, variant in variants.items():
+        means = []
+        for arm in variant:
+            metrics = [row["metrics"] for row in arm["seeds"]]
+            validation = next((key for key in metrics[0] if key.startswith(VALIDATION_PREFIX)), None)
+            if validation is None or any(row.get(validation) is None for row in metrics):
+                raise RecipeError(
+                    f"--tuned {key}: needs the validation of all jobs; set data.val, and repeat"
+                )
+            kind = find_metric(validation)
+            sign = 1 if kind is None or kind.is_higher_better else -1
+            means.append(sign * sum(row[validation] for row in metrics) / len(metrics))
+        best = variant[means.index(max(means))]
+        chosen[name] = best | {"tuned": best["overrides"][key]}
+    return chosen, names
+
+
+def _select_values(
+    results: Mapping[str, Any], arms: Mapping[str, Json], metric: str | None
+) -> tuple[str, dict[str, dict[int, float]]]:
     """The name of a metric, by default that of the task, and its values by arm and seed."""
-    metrics = (row["metrics"] for arm in results["arms"] for row in arm["seeds"])
+    metrics = (row["metrics"] for arm in arms.values() for row in arm["seeds"])
     known = list(dict.fromkeys(key for row in metrics for key, value in row.items() if value is not None))
     if not known:
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
         raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
     name = metric or results["metric"] or known[0]
-    values: dict[str, dict[int, float]] = {}
-    for arm in results["arms"]:
-        measured = {row["seed"]: row["metrics"].get(name) for row in arm["seeds"]}
-        values[arm["arm"]] = {seed: value for seed, value in measured.items() if value is not None}
-    if not any(values.values()):
+    if name not in known:
         raise unknown_name("--metric", name, known)
-    return name, values
+    return name, {
+        title: {
+            row["seed"]: row["metrics"][name] for row in arm["seeds"] if row["metrics"].get(name) is not None
+        }
+        for title, arm in arms.items()
+    }
+
+
+def _compare_videos(
+    folder: Path | None, arm: Json, reference: Json, seeds: Sequence[int], metric: str
+) -> Interval | None:
+    """The interval of a difference over videos and seeds; None without the outcomes of each video."""
+    if folder is None:
+        return None
+    pairs = []
+    for seed in seeds:
+        rows = [next(row for row in each["seeds"] if row["seed"] == seed) for each in (arm, reference)]
+        files = [next((job for job in row["jobs"] if job.startswith("eval/")), None) for row in rows]
+        if None in files:
+            return None
+        first, second = (read_outcomes(folder / f"{file}.csv", metric) for file in files)
+        pairs.append((first, second))
+    return bootstrap_difference(pairs, metric=metric)
 
 
 def _average(numbers: Iterable[float | None]) -> float | None:
@@ -174,37 +178,14 @@ def _average(numbers: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def make_report_table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the titles of the columns, then the row of each arm."""
-    means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
-    differences = (f"minus {document['against']}", "its 95 % interval", "p")
-    yield (*means, *differences, "forward GMACs of training", "time")
-    digits = ".1f" if document["percent"] else ".4g"
-    for arm in document["arms"]:
-        difference = arm["difference"] or dict.fromkeys(("mean", "interval", "p"))
-        yield (
-            arm["arm"],
-            str(len(arm["seeds"])),
-            value_text(document["metric"], arm["mean"]) if arm["seeds"] else "",
-            _format_cell(arm["interval"], digits),
-            _format_cell([difference["mean"]], f"+{digits}"),
-            _format_cell(difference["interval"], f"+{digits}"),
-            _format_cell([difference["p"]], ".2g"),
-            _format_cell([arm["gmacs"]], ".4g"),
-            "" if arm["hours"] is None else time_text(3600 * arm["hours"]),
-        )
-
-
-def _format_cell(values: Sequence[float | None] | None, form: str) -> str:
-    """A value, or the two ends of an interval; differences of percentages are in points."""
-    return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
-
-
 def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about the numbers."""
     jobs, arms = document["jobs"], document["arms"]
     if jobs["finished"] < jobs["all"]:
         yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
+    if document["tuned"] is not None:
+        chosen = ", ".join(f"{arm['tuned']} for {arm['arm']}" for arm in arms)
+        yield f"{document['tuned']}: the best on data.val of the same values for each arm: {chosen}"
     if len({tuple(arm["seeds"]) for arm in arms if arm["seeds"]}) > 1:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
     if any(len(arm["seeds"]) == 1 for arm in arms):
@@ -228,7 +209,7 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def draw_report(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a PNG of the document of `everest sweep report --json`.
+    """Write a figure of the document of `everest sweep report --json`.
 
     A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training. A
     second panel has the differences.
@@ -243,7 +224,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             for row, difference in compared:
                 _draw_mean(differences, row, difference)
             differences.axvline(0, color="black", linewidth=1)
-            differences.set_xlabel(f"minus {escape_dollars(shorten(document['against']))}, at equal seeds")
+            differences.set_xlabel(f"Δ vs. {escape_dollars(shorten(document['against']))}, at equal seeds")
             differences.grid(alpha=0.3, axis="x")
         for key, (_, style) in BASELINES.items():
             for level in {arm[key] for arm in arms if arm[key] is not None}:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.run_options import StageName
 from everest.config.stage_settings import STAGES
+from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean, shorten, unknown_name
 from everest.system.text import validate
 
@@ -22,10 +23,9 @@ SweepStage = StageName | Literal["eval", "probe"]
 SWEEP_STAGES: Final[tuple[SweepStage, ...]] = (*STAGES, "eval", "probe")
 REQUIRED_STAGE: Final[dict[SweepStage, SweepStage]] = {"eval": "finetune", "probe": "pretrain"}
 FROM_SCRATCH: Final = "none"  # in place of weights
+SEED_PLACE: Final = "{seed}"  # in a name of weights
 MOST_SEEDS: Final = 1000  # heuristic
 MOST_ARMS: Final = 200  # heuristic
-# A quoted text of YAML, where a value may begin, or a single letter.
-_TOKEN: Final = re.compile(r"""(?:^|(?<=[,:\s[{]))(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|.""", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,6 @@ class SweepFile:
     summary: str = ""
 
 
-_SWEEP_FILE: Final = TypeAdapter(SweepFile)
 FILE_KEYS: Final = tuple(key.name for key in fields(SweepFile))
 SWEEP_ONLY_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
@@ -53,9 +52,9 @@ class Arm:
     """One of the compared variants."""
 
     name: str
-    overrides: dict[str, str] = field(default_factory=dict)  # YAML values by section.key
-    stages: tuple[SweepStage, ...] | None = None  # None: as the sweep
-    init: str | None = None  # None: as the sweep
+    overrides: dict[str, Any]  # values by section.key
+    stages: tuple[SweepStage, ...]
+    init: str  # weights of the first stage, with SEED_PLACE if each seed has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,6 @@ class SweepRequest:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     stages: tuple[SweepStage, ...]
-    init: str  # weights of the first stage
     against: str  # the arm that the others are compared with
     summary: str
 
@@ -92,49 +90,62 @@ def read_request(
     Args:
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
-        over: options whose combinations replace the arms of a file, and the arm to compare with.
+        over: options of --over, whose combinations each arm of a file gets.
     """
     file = recipe = find_recipe(source)
     label, written = "", SweepFile()
     if is_sweep(file):
-        label = f"{file.label}: "
-        values = {key: value for key, value in file.values().items() if value is not None}
-        for key in values:
-            if key not in FILE_KEYS:
-                raise RecipeError(f"{file.label}: {shorten(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
-        try:
-            written = validate(_SWEEP_FILE, values)
-        except ValueError as error:
-            problem = str(error).replace("Input should be a valid string", "must be text")
-            raise RecipeError(f"{file.label}: {problem}") from error
+        label, written = f"{file.label}: ", _read_file(file)
         try:
             recipe = find_recipe(written.recipe, folder=file.folder or Path())
             if is_sweep(recipe):
                 raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
-            raise RecipeError(f"{file.label}: recipe: {error}") from error
-    if over:
-        arms = parse_arms(over)
-    else:
-        arms = _read_arms({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
+            raise RecipeError(f"{label}recipe: {error}") from error
+    shared = Arm(
+        name=recipe.name,
+        overrides={},
+        stages=read_stages(*(written.stages, f"{label}stages") if stages is None else (stages, "--stages")),
+        init=written.init if init is None else init,
+    )
+    arms = [shared] if written.arms is None else _read_arms(written.arms, shared, f"{label}arms")
+    against = arms[0].name if written.against is None else written.against
+    if against not in (names := [arm.name for arm in arms]):
+        raise unknown_name(f"{label}against", against, names)
+    if combinations := combine_values(over):
+        of_file = written.arms is not None
+        arms = [
+            replace(arm, name=f"{arm.name}, {name}" if of_file else name, overrides=arm.overrides | values)
+            for arm in arms
+            for name, values in combinations.items()
+        ]
+        against = arms[names.index(against) * len(combinations)].name
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
-    names = [arm.name for arm in arms]
-    against = written.against if written.against is not None and not over else names[0]
-    if against not in names:
-        raise unknown_name(f"{label}against", against, names)
-    shared_settings = _read_settings(written.set, f"{label}set")
+    settings = _read_settings(written.set, f"{label}set")
     return SweepRequest(
         label=label,
         recipe=recipe,
-        overrides=(*(f"{key}={text}" for key, text in shared_settings.items()), *overrides),
-        arms=arms,
+        overrides=(*as_overrides(settings), *overrides),
+        arms=tuple(arms),
         seeds=read_seeds(*(written.seeds, f"{label}seeds") if seeds is None else (seeds, "--seeds")),
-        stages=read_stages(*(written.stages, f"{label}stages") if stages is None else (stages, "--stages")),
-        init=written.init if init is None else init,
+        stages=shared.stages,
         against=against,
         summary=written.summary,
     )
+
+
+def _read_file(file: RecipeFile) -> SweepFile:
+    """The keys of a sweep file; the values of arms, seeds and stages are not read yet."""
+    values = {key: value for key, value in file.values().items() if value is not None}
+    for key in values:
+        if key not in FILE_KEYS:
+            raise RecipeError(f"{file.label}: {shorten(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+    try:
+        return validate(TypeAdapter(SweepFile), values)
+    except ValueError as error:
+        problem = str(error).replace("Input should be a valid string", "must be text")
+        raise RecipeError(f"{file.label}: {problem}") from error
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
@@ -167,63 +178,65 @@ def read_stages(value: Any, origin: str) -> tuple[SweepStage, ...]:
     return stages
 
 
-def parse_arms(over: Sequence[str]) -> tuple[Arm, ...]:
-    """The arms of the options --over: every combination of their values.
+def as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by section.key, as --set takes them."""
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()]
 
-    An arm's name has the last part of each key, or the key if two have the same, and the values:
-    `keep_ratio=0.3`.
+
+def combine_values(over: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Every combination of the values of --over, as settings by the name of their arm.
+
+    A name has the last part of each key, or the key if two have the same, and the values: `keep_ratio=0.3`.
     """
     choices: dict[str, list[str]] = {}
     for option in over:
-        key, equals, text = option.partition("=")
+        key, _, text = option.partition("=")
         key, values = key.strip(), split_values(text)
-        is_written = equals and "." in key and all(values)
-        if not is_written or key in choices or len(set(values)) < len(values):
+        if "." not in key or not values or key in choices or len(set(values)) < len(values):
             fix = "give section.key=value,value, each key and each of its values once"
             raise RecipeError(f"--over {shorten(option)}: {fix}")
         choices[key] = values
     names = [key.rpartition(".")[2] for key in choices]
-    if len(set(names)) < len(names):
-        names = list(choices)
-    arms = []
-    for values in itertools.islice(itertools.product(*choices.values()), MOST_ARMS + 1):
-        name = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        arms.append(Arm(name=name, overrides=dict(zip(choices, values, strict=True))))
-    return tuple(arms)
+    names = names if len(set(names)) == len(names) else list(choices)
+    combinations = {}
+    for texts in itertools.islice(itertools.product(*choices.values()), MOST_ARMS + 1) if choices else ():
+        name = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+        combinations[name] = {key: read_yaml(text, key) for key, text in zip(choices, texts, strict=True)}
+    return combinations
 
 
 def split_values(text: str) -> list[str]:
-    """Divide `a,[b,c],'d,e'` at the commas outside brackets and quotes; the values keep their quotes."""
-    parts, depth = [""], 0
-    for token in _TOKEN.findall(text):
-        depth += (token in "[{") - (token in "]}")
-        if token == "," and not depth:
-            parts.append("")
-        else:
-            parts[-1] += token
-    return [part.strip() for part in parts]
+    """Divide `a,[b,c],'d,e'` into values of YAML as they were written; empty if a value is none."""
+    source = f"[{text}]"
+    try:
+        parts = yaml.compose(source, Loader=yaml.SafeLoader).value
+    except yaml.YAMLError:
+        return []
+    values = [source[part.start_mark.index : part.end_mark.index].strip() for part in parts]
+    return values if all(values) else []
 
 
-def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
-    """The arms of a sweep file, by their names."""
+def _read_arms(values: Any, shared: Arm, origin: str) -> list[Arm]:
+    """The arms of a sweep file; `shared` has the stages and weights of those that name none."""
     names = list(values) if isinstance(values, dict) else []
     if not names or not all(name.isprintable() and name.strip() for name in names):
         raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
     arms = []
-    for name, written in zip(names, values.values(), strict=True):
+    for name, written in values.items():
         place = f"{origin}: {shorten(name)}"
         arm = {} if written is None else written
-        overrides = _read_settings(arm, place, besides=("stages", "init"))
-        stages, init = arm.get("stages"), arm.get("init")
-        stages = None if stages is None else read_stages(stages, f"{place}: stages")
-        init = None if init is None else str(init)
-        arms.append(Arm(name=name, overrides=overrides, stages=stages, init=init))
-    return tuple(arms)
+        own: dict[str, Any] = {"overrides": _read_settings(arm, place, besides=("stages", "init"))}
+        if arm.get("stages") is not None:
+            own["stages"] = read_stages(arm["stages"], f"{place}: stages")
+        if arm.get("init") is not None:
+            own["init"] = str(arm["init"])
+        arms.append(replace(shared, name=name, **own))
+    return arms
 
 
-def _read_settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, str]:
-    """The settings that a YAML file has by section.key, as --set takes them; `besides` are other keys."""
+def _read_settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that a YAML file has by section.key; `besides` are other keys."""
     keys = [key for key in values if key not in besides] if isinstance(values, dict) else [""]
     if not all("." in str(key) for key in keys):
         raise RecipeError(f"{origin}: give settings in one line, such as pretrain.steps: 900")
-    return {key: json.dumps(values[key], ensure_ascii=False) for key in keys}
+    return {key: values[key] for key in keys}

@@ -38,15 +38,16 @@ class JobNumbers(NamedTuple):
     """The numbers of a finished job."""
 
     metrics: Metrics
-    gmacs: float  # of the forward passes of all its steps; 0 of an evaluation
-    hours: float
+    gmacs: float = 0.0  # of the forward passes of all its steps; 0 of an evaluation
+    hours: float = 0.0
+    memory_bytes: int = 0  # the peak of a process
 
 
 def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
     if job.stage not in STAGES:
         with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
-            return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
+            return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))))
         return None
     run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
@@ -59,7 +60,8 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
         steps = [row for row in rows if "loss" in row]
         metrics = read_run_metrics(job.stage, run, rows)
         gmacs = steps[-1]["step"] * batch * macs / 1e9
-        return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1])
+        memory = max(row.get("memory_bytes") or 0 for row in steps)
+        return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1], memory)
 
 
 def _read_evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
@@ -122,6 +124,7 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
             row = {"seed": seed, "finished": len(done) == len(planned)}
             row["gmacs"] = sum(part.gmacs for part in done.values())
             row["hours"] = sum(part.hours for part in done.values())
+            row["memory_bytes"] = max((part.memory_bytes for part in done.values()), default=0)
             seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
         about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "init": arm.init}
         arms.append({**about, "seeds": seeds})
@@ -152,3 +155,15 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not (folder / RESULTS_FILE).exists():
         raise RecipeError(f"{folder}: no {RESULTS_FILE}; name the folder of `everest sweep`")
     return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)
+
+
+def find_runs_of_arms(folder: Path) -> dict[str, dict[int, list[Path]]]:
+    """The training runs of each arm of a sweep, by its name and seed, in the order of the stages."""
+    with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
+        return {
+            arm["arm"]: {
+                row["seed"]: [folder / name for name in row["jobs"] if name.partition("/")[0] in STAGES]
+                for row in arm["seeds"]
+            }
+            for arm in read_results(folder)["arms"]
+        }

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from everest.config.recipe import dump_recipe, load_recipe
+from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES
-from everest.config.yaml import read_yaml, write_yaml
+from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
 from everest.system.events import Report, notice
@@ -65,13 +66,11 @@ class JobLauncher:
         return [common] * self.parallel
 
 
-@dataclass(kw_only=True)
-class _RunningJob:
+class _Running(NamedTuple):
     """A job and its process."""
 
     job: Job
     process: subprocess.Popen[Any]
-    slot: int
     log_start: int  # bytes of the log that earlier calls wrote
 
 
@@ -85,31 +84,32 @@ class _Sweep:
     report: Report
     rows: dict[str, JobNumbers]  # of finished jobs, by their names
     waiting: list[Job]
-    running: list[_RunningJob] = field(default_factory=list)
+    running: dict[int, _Running] = field(default_factory=dict)  # by slot, from 0
     failures: dict[str, str] = field(default_factory=dict)  # errors by the names of jobs
-    trained_elsewhere: set[str] = field(default_factory=set)  # by a process of an earlier call
 
     def run(self) -> None:
         """Run all jobs, the first that is possible first; a signal is forwarded to the running ones."""
         with SignalForwarder() as signals:
             while (self.waiting and not signals.received) or self.running:
-                for running in [each for each in self.running if each.process.poll() is not None]:
-                    self.running.remove(running)
-                    if not (signals.received and running.process.returncode):  # stopped with this process
-                        self._record_end(running.job, self._finish(running))
-                    running.job.file(self.folder, "out").unlink(missing_ok=True)
+                for slot, (job, process, _) in list(self.running.items()):
+                    if process.poll() is not None:
+                        ended = self.running.pop(slot)
+                        if not (signals.received and process.returncode):  # stopped with this process
+                            self._record_end(job, self._finish(ended))
+                        job.file(self.folder, "out").unlink(missing_ok=True)
                 for job in list(self.waiting):
                     if job.needs and job.needs.name in self.failures:
                         self.waiting.remove(job)
                         self._record_end(job, f"skipped, because its {job.needs.stage} has failed")
-                free = set(range(self.launcher.parallel)) - {running.slot for running in self.running}
-                may_start = free and not signals.received
-                job = next(filter(self._can_start, self.waiting), None) if may_start else None
-                if job is None:
+                free = next(
+                    (slot for slot in range(self.launcher.parallel) if slot not in self.running), None
+                )
+                job = next(filter(self._can_start, self.waiting), None)
+                if job is None or free is None or signals.received:
                     time.sleep(0.05)
-                    continue
-                self.waiting.remove(job)
-                self.running.append(self._start(job, min(free), signals))
+                else:
+                    self.waiting.remove(job)
+                    self.running[free] = self._start(job, free, signals)
         if signals.received:
             done = f"{len(self.rows)} of {len(self.plan.jobs())} jobs finished"
             raise Stopped(signals.received, f"stopped: {done}; the same command resumes")
@@ -121,18 +121,13 @@ class _Sweep:
         return document
 
     def _can_start(self, job: Job) -> bool:
-        """Whether the stage before has finished, and no process of an earlier call still saves the run."""
+        """Whether the stage before has finished, and no process of a killed call still saves the run."""
         if job.needs is not None and job.needs.name not in self.rows:
             return False
         run = self.folder / job.name
-        folders = [run, run / TOKENIZER_FOLDER] if job.stage in STAGES else []
-        is_trained = any(is_running(folder) for folder in folders if folder.is_dir())
-        if is_trained and job.name not in self.trained_elsewhere:
-            self.trained_elsewhere.add(job.name)
-            self.report(notice(f"{run}: another process is training this run; waiting for it"))
-        return not is_trained
+        return not any(is_running(path) for path in (run, run / TOKENIZER_FOLDER) if path.is_dir())
 
-    def _start(self, job: Job, slot: int, signals: SignalForwarder) -> _RunningJob:
+    def _start(self, job: Job, slot: int, signals: SignalForwarder) -> _Running:
         environment = {**os.environ, **self.launcher.environments[slot]}
         command = [*self.launcher.program, *job.command(self.folder, gpus=self.launcher.gpus)]
         log_file, output_file = job.file(self.folder, "log"), job.file(self.folder, "out")
@@ -140,23 +135,20 @@ class _Sweep:
             output_file.unlink(missing_ok=True)  # a process of an earlier call may still write into it
             with log_file.open("ab") as log, output_file.open("wb") as output:
                 log_start = log.tell()
-                process = signals.start(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=log, env=environment
-                )
-        return _RunningJob(job=job, process=process, slot=slot, log_start=log_start)
+                streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": log}
+                return _Running(job, signals.start(command, env=environment, **streams), log_start)
 
-    def _finish(self, running: _RunningJob) -> str | None:
+    def _finish(self, ended: _Running) -> str | None:
         """Keep the result and the numbers of a job that has ended; returns its error, None without any.
 
         The error is the last one in its log, or the last line.
         """
-        code = running.process.returncode
-        job = running.job
+        job, code = ended.job, ended.process.returncode
         if code:
             log = job.file(self.folder, "log")
             text = ""
             with suppress(OSError):  # it was deleted
-                text = log.read_bytes()[running.log_start :].decode(errors="replace")
+                text = log.read_bytes()[ended.log_start :].decode(errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
             error = (errors or lines or ["no message"])[-1]
@@ -169,8 +161,7 @@ class _Sweep:
             write_text(job.file(self.folder, "json"), json.dumps(document, indent=2))
         row = read_job(job, self.folder)
         if row is None:
-            ended = "before its last step" if job.stage in STAGES else "without a result"
-            return f"failed: ended {ended}"
+            return f"failed: ended {'before its last step' if job.stage in STAGES else 'without a result'}"
         self.rows[job.name] = row
         return None
 
@@ -195,49 +186,35 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
     The folder keeps all finished jobs, also of arms that a later plan lacks.
     """
     check_folder(folder)
-    request = plan.request
-    recipe = request.recipe
-    settings = (override.partition("=") for override in request.overrides)
-    written = {  # a sweep file that gives the same jobs
-        "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
-        "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
-        "seeds": list(request.seeds),
-        "stages": list(request.stages),
-        "against": request.against,
-        "summary": request.summary,
-        "arms": {
-            arm.name: {
-                "stages": list(arm.stages),
-                "init": arm.init,
-                **{key: read_yaml(text, key) for key, text in arm.overrides.items()},
-            }
-            for arm in plan.arms
-        },
-    }
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, message=busy):
-        write_text(folder / PLAN_FILE, write_yaml(written))  # jobs are recognized by their settings
+        write_text(folder / PLAN_FILE, write_yaml(plan.dump()))  # jobs are recognized by their settings
         jobs = plan.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
         waiting = [job for name, job in jobs.items() if name not in rows]
-        sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, report=report, rows=rows, waiting=waiting)
         for job in waiting:
-            path = job.file(folder, "yaml")
-            recipe = job.recipe
-            if job.stage in STAGES and path.is_file():
-                # A run keeps its settings of other stages, which a resume compares; its folder of videos and
-                # its section `train` may change.
-                with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
-                    saved = load_recipe(path, imports=False)
-                    data = replace(saved.data, root=recipe.data.root)
-                    recipe = replace(saved, data=data, train=recipe.train)
-            write_text(path, dump_recipe(recipe))
+            write_text(job.file(folder, "yaml"), dump_recipe(_choose_recipe(job, folder)))
+        sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, report=report, rows=rows, waiting=waiting)
         sweep.write()
         if waiting:
             logs = folder / "*" / "*.log"
             report(notice(f"{len(rows)} of {len(jobs)} jobs have finished; messages of the others: {logs}"))
         sweep.run()
         return sweep.write()
+
+
+def _choose_recipe(job: Job, folder: Path) -> Recipe:
+    """The recipe of a job; of a run that was begun, with its settings of other stages.
+
+    A resume compares all settings, except the folder of videos and the section `train`.
+    """
+    path = job.file(folder, "yaml")
+    if job.stage in STAGES and path.is_file():
+        with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
+            saved = load_recipe(path, imports=False)
+            data = replace(saved.data, root=job.recipe.data.root)
+            return replace(saved, data=data, train=job.recipe.train)
+    return job.recipe
 
 
 def check_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +17,24 @@ from everest.checkpoints.frozen import with_absolute_paths
 from everest.checkpoints.init import check_init, find_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
-from everest.config.stage_settings import STAGES, PretrainSettings
+from everest.config.stage_settings import STAGES
+from everest.config.yaml import read_yaml
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import not_found_text
-from everest_workflows.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, SweepRequest, SweepStage
+from everest_workflows.sweep.request import (
+    FROM_SCRATCH,
+    REQUIRED_STAGE,
+    SEED_PLACE,
+    Arm,
+    SweepRequest,
+    SweepStage,
+    as_overrides,
+)
 
 KEY_LETTERS: Final = 12  # of a SHA-256; enough to tell any number of jobs apart
-SEED_PLACE: Final = "{seed}"  # in a name of weights
 STARTS_FROM: Final[dict[SweepStage, SweepStage]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
 _LABEL_KEYS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
 # The prefixes of the keys that a stage reads, and the exceptions among these keys.
@@ -60,13 +69,15 @@ class Job:
         return f"{self.stage}/{self.key}"
 
     def file(self, folder: Path, ending: str) -> Path:
-        """A file next to the run: its recipe (yaml), messages (log), result of an evaluation (json)."""
+        """A file next to the run: its recipe (yaml), messages (log), evaluation (json) or videos (csv)."""
         return folder / self.stage / f"{self.key}.{ending}"
 
     def command(self, folder: Path, *, gpus: str) -> list[str]:
         """The words of the job's command, after `everest`."""
         start = self.init if self.needs is None else str(folder / self.needs.name)
         options = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
+        if self.stage == "eval":  # with the outcome of each video, for intervals over videos
+            options += ["--predictions", str(self.file(folder, "csv")), "--overwrite"]
         if self.stage not in STAGES:
             return [self.stage, "--checkpoint", start, *options, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
@@ -74,14 +85,10 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedArm:
-    """An arm, with the jobs of each seed."""
+class PlannedArm(Arm):
+    """An arm, with the jobs of each seed in the order of the stages."""
 
-    name: str
-    overrides: dict[str, str]  # by section.key, as they were written
-    stages: tuple[SweepStage, ...]
-    init: str  # weights of the first stage, with SEED_PLACE if each seed has its own
-    jobs: dict[int, tuple[Job, ...]]  # by seed, in the order of the stages
+    jobs: dict[int, tuple[Job, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,23 @@ class SweepPlan:
         ordered = (job for seed in self.request.seeds for arm in self.arms for job in arm.jobs[seed])
         return {job.name: job for job in ordered}
 
+    def dump(self) -> dict[str, Any]:
+        """A sweep file that gives the same jobs, without the folder of videos."""
+        request = self.request
+        recipe = request.recipe
+        settings = (override.partition("=") for override in request.overrides)
+        return {
+            "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
+            "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
+            "seeds": list(request.seeds),
+            "stages": list(request.stages),
+            "against": request.against,
+            "summary": request.summary,
+            "arms": {
+                arm.name: {"stages": list(arm.stages), "init": arm.init, **arm.overrides} for arm in self.arms
+            },
+        }
+
     def users(self, job: Job) -> list[str]:
         """The names of the arms that need a job."""
         return [arm.name for arm in self.arms if job.name in {each.name for each in arm.jobs[job.seed]}]
@@ -107,56 +131,57 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
     arms = []
     seen: dict[frozenset[str], str] = {}
     for arm in request.arms:
-        recipe, stages = recipes[arm.name], arm.stages or request.stages
-        init = request.init if arm.init is None else arm.init
         try:
-            for stage in stages:
-                _check_inputs(recipe, stage)
-            inits = {seed: _find_weights(init, seed) for seed in request.seeds}
+            for stage in arm.stages:
+                _check_inputs(recipes[arm.name], stage)
+            inits = {seed: _find_weights(arm.init, seed) for seed in request.seeds}
         except UserError as error:
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
-        jobs: dict[int, tuple[Job, ...]] = {}
-        for seed, start in inits.items():
-            seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-            by_stage: dict[SweepStage, Job] = {}
-            for stage in stages:
-                needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
-                settings = _select_stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
-                identity = json.dumps([stage, needs.key if needs else start, settings], sort_keys=True)
-                key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-                by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=start)
-            jobs[seed] = tuple(by_stage.values())
+        jobs = {seed: _plan_jobs(arm, recipes[arm.name], seed, init) for seed, init in inits.items()}
         keys = frozenset(job.name for planned in jobs.values() for job in planned)
         if (same := seen.setdefault(keys, arm.name)) != arm.name:
             raise RecipeError(
                 f"{request.label}the arms '{same}' and '{arm.name}' have the same jobs: none of the stages "
-                f"{', '.join(stages)} depends on their difference; leave one out"
+                f"{', '.join(arm.stages)} depends on their difference; leave one out"
             )
-        init = init if SEED_PLACE in init else next(iter(inits.values()))
-        arms.append(PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, init=init, jobs=jobs))
+        init = arm.init if SEED_PLACE in arm.init else next(iter(inits.values()))
+        arms.append(PlannedArm(**vars(replace(arm, init=init)), jobs=jobs))
     return SweepPlan(request=request, arms=tuple(arms))
+
+
+def _plan_jobs(arm: Arm, recipe: Recipe, seed: int, init: str) -> tuple[Job, ...]:
+    """The jobs of an arm for a seed; a job's key is a hash of the settings that it depends on."""
+    seeded = replace(recipe, train=replace(recipe.train, seed=seed))
+    jobs: dict[SweepStage, Job] = {}
+    for stage in arm.stages:
+        needs = jobs.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
+        settings = _select_stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
+        identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
+        key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
+        jobs[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+    return tuple(jobs.values())
 
 
 def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe]:
     """The recipe of each arm by its name."""
+
+    def resolve(overrides: Mapping[str, Any]) -> Recipe:
+        changes = [*request.overrides, *as_overrides(overrides)]
+        if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
+            raise RecipeError("train.seed: a sweep sets it; give --seeds")
+        root = None if "data.root" in overrides else data
+        return recipe_for_run(request.recipe, data=root, overrides=changes)
+
+    resolve({})  # first, so that the problems of all arms are not listed for each of them
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    no_changes = Arm(name="")  # first, so that the problems of all arms are not listed for each of them
-    for arm in (no_changes, *request.arms):
-        changes = [*request.overrides, *(f"{key}={text}" for key, text in arm.overrides.items())]
-        root = None if "data.root" in arm.overrides else data
+    for arm in request.arms:
         try:
-            if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
-                raise RecipeError("train.seed: a sweep sets it; give --seeds")
-            recipes[arm.name] = recipe_for_run(request.recipe, data=root, overrides=changes)
-            _refuse_unused_targets(recipes[arm.name].pretrain, arm)
+            recipes[arm.name] = resolve(arm.overrides)
         except RecipeError as error:
-            if arm is no_changes:
-                raise
             problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
-    del recipes[no_changes.name]
     return recipes
 
 
@@ -167,18 +192,6 @@ def _find_weights(init: str, seed: int) -> str:
     located = find_init(init.replace(SEED_PLACE, str(seed)), output=None, overwrite=False)
     check_init(located, resumed=None)
     return located.name
-
-
-def _refuse_unused_targets(section: PretrainSettings, arm: Arm) -> None:
-    """Refuse an arm that hides tokens, as a method that predicts them, where the objective predicts none."""
-    chosen = any(key.startswith("pretrain.selection") for key in arm.overrides)
-    settings = vars(section.selection)
-    hides = "mask_ratio" in settings or settings.get("visible_ratio") is not None
-    if chosen and hides and section.objective == "views":
-        raise RecipeError(
-            f"pretrain.selection: {section.selection.strategy} hides tokens, and pretrain.objective=views "
-            "predicts none; compare such methods on the recipe k400, or set pretrain.objective: pixels"
-        )
 
 
 def _check_inputs(recipe: Recipe, stage: SweepStage) -> None:

@@ -15,29 +15,30 @@ from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.models.spec import pretrain_spec
 from everest.system.weights import Weights
-from everest_workflows.sweep.report import (
-    compare_pairs,
-    draw_report,
-    find_spread,
-    list_report_notes,
-    make_report,
-    make_report_table,
-)
+from everest_workflows.sweep.report import draw_report, list_report_notes, make_report
 from everest_workflows.sweep.results import (
     JobNumbers,
+    find_runs_of_arms,
     make_metric_title,
     read_job,
     read_results,
     read_run_metrics,
 )
+from everest_workflows.sweep.statistics import (
+    bootstrap_difference,
+    compare_pairs,
+    find_spread,
+    read_outcomes,
+)
 from everest_workflows.sweep.sweep_plan import Job
+from everest_workflows.sweep.table import format_rows, make_report_table
 
 
 def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
     def seed_of(seed: int, value: float | None, gmacs: float) -> dict:
         metrics = {} if value is None else {metric: value, "loss": 1.0}
         row = {"seed": seed, "finished": value is not None, "gmacs": gmacs, "hours": 0.5}
-        return {**row, "metrics": metrics, "jobs": []}
+        return {**row, "memory_bytes": 2**30, "metrics": metrics, "jobs": [f"eval/{gmacs:g}-{seed}"]}
 
     arm = {"overrides": {}, "stages": ["finetune", "eval"]}
     arms = [
@@ -118,13 +119,13 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert [note for note in list_report_notes(document) if note.startswith("one seed: no interval")]
     columns, *rows = make_report_table(document)
     assert rows == [
-        ("a", "1", "50.0 %", "", "", "", "", "10", "30 min"),
-        ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "30 min"),
+        ("a", "1", "50.0 %", "", "", "", "", "", "10", "1.0 GiB", "30 min"),
+        ("b", "1", "52.0 %", "", "+2.0", "", "", "", "20", "1.0 GiB", "30 min"),
     ]
-    assert len(columns) == 9
+    assert len(columns) == 11
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
     assert empty["arms"][1]["mean"] is None
-    assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 7)
+    assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 9)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,81 @@ def test_brackets_in_the_name_of_an_arm_are_shown(tmp_path: Path):
     for name in ("layers=[qkv]", "[/x]"):
         (tmp_path / "results.json").write_text(json.dumps(results({name: {0: 50.0}, "b": {0: 51.0}})))
         shown = command("sweep report", tmp_path)
-        assert f"minus {name} " in shown
+        assert f"Δ vs. {name} " in shown
         assert f"│ {name} " in shown
+
+
+def write_outcomes(folder: Path, outcomes: dict[str, list[int]]) -> None:
+    (folder / "eval").mkdir()
+    for name, rows in outcomes.items():
+        lines = [f"v{number}.mp4,{row}" for number, row in enumerate(rows)]
+        (folder / "eval" / f"{name}.csv").write_text("\n".join(["video,correct", *lines]))
+
+
+def test_an_interval_over_videos_and_seeds_draws_both(tmp_path: Path):
+    write_outcomes(tmp_path, {"10-0": [0, 1], "10-1": [0, 1], "20-0": [1, 1], "20-1": [1, 1]})
+    document = make_report(results({"a": {0: 50.0, 1: 50.0}, "b": {0: 100.0, 1: 100.0}}), folder=tmp_path)
+    difference = document["arms"][1]["difference"]
+    assert difference["interval"] is None  # all seeds are equal, the videos are not
+    assert difference["video_interval"] == (0, 100)
+    assert read_outcomes(tmp_path / "eval" / "10-0.csv", "macro_f1") == {}
+
+    rng = np.random.default_rng(0)
+    effects = rng.normal(3, 5, size=(200, 1)) + rng.normal(0, 2, size=(1, 8))  # of videos and of seeds
+    pairs = [
+        ({str(v): gain for v, gain in enumerate(column)}, dict.fromkeys(map(str, range(200)), 0.0))
+        for column in effects.T
+    ]
+    low, high = bootstrap_difference(pairs)
+    expected = np.hypot(5 / 200**0.5, 2 / 8**0.5)  # the standard error of both
+    assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.25)
+    assert bootstrap_difference([({}, {})]) is None
+
+
+def test_the_best_of_a_tuned_setting_by_validation_is_reported():
+    values = {f"{arm}, base_lr={rate}": {0: 50.0 + rate} for arm in "ab" for rate in (1, 2)}
+    sweep = results(values)
+    for arm, validation in zip(sweep["arms"], (70.0, 60.0, 60.0, 70.0), strict=True):
+        arm["overrides"] = {"finetune.base_lr": int(arm["arm"][-1])}
+        arm["seeds"][0]["metrics"]["val_top1"] = validation
+    document = make_report(sweep, tuned="finetune.base_lr")
+    assert [(arm["arm"], arm["tuned"], arm["mean"]) for arm in document["arms"]] == [
+        ("a", 1, 51),
+        ("b", 2, 52),
+    ]
+    assert document["arms"][1]["difference"]["values"] == [1.0]
+    note = "finetune.base_lr: the best on data.val of the same values for each arm: 1 for a, 2 for b"
+    assert note in list(list_report_notes(document))
+    with pytest.raises(RecipeError, match=r"--tuned finetune\.steps: give each arm the same values"):
+        make_report(sweep, tuned="finetune.steps")
+    del sweep["arms"][0]["seeds"][0]["metrics"]["val_top1"]
+    with pytest.raises(RecipeError, match="needs the validation of all jobs"):
+        make_report(sweep, tuned="finetune.base_lr")
+
+
+def test_the_table_is_printed_for_papers_and_sheets():
+    several = [make_report(results(BOTH), metric=metric) for metric in ("top1", "loss")]
+    rows = list(make_report_table(*several))
+    assert {len(row) for row in rows} == {17}
+    assert format_rows([("a_b", "x", ""), ("50 %", "Δ|", "")], "latex").splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"a\_b & x \\",
+        r"\midrule",
+        r"50 \% & $\Delta$| \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert format_rows([("a", "b"), ("1", "x|y")], "markdown") == "| a | b |\n|---|---|\n| 1 | x\\|y |\n"
+    assert format_rows([("a", "b"), ("1", "x,y")], "csv") == 'a,b\n1,"x,y"\n'
+
+
+def test_the_runs_of_each_arm_are_found_by_its_name(tmp_path: Path):
+    sweep = results({"a": {0: 50.0}})
+    sweep["arms"][0]["seeds"][0]["jobs"] = ["pretrain/k", "finetune/l", "eval/m"]
+    (tmp_path / "results.json").write_text(json.dumps(sweep))
+    runs = [tmp_path / "pretrain" / "k", tmp_path / "finetune" / "l"]
+    assert find_runs_of_arms(tmp_path) == {"a": {0: runs}}
 
 
 def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):
@@ -177,7 +251,7 @@ def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
         document = {"probes": {"linear": {first: 50.0}}, "chance": 10.0}
         job.file(tmp_path, "json").write_text(json.dumps(document))
         metrics = {f"probe.linear.{first}": 50.0, f"probe.linear.{chance}": 10.0}
-        assert read_job(job, tmp_path) == JobNumbers(metrics, 0.0, 0.0)
+        assert read_job(job, tmp_path) == JobNumbers(metrics)
     job.file(tmp_path, "json").write_text("[]")
     assert read_job(job, tmp_path) is None
 

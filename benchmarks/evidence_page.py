@@ -236,11 +236,7 @@ def part_table(document: dict[str, Any]) -> str:
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
     columns, *rows = make_report_table(report)
     filled = [any(cells) for cells in zip(*rows, strict=True)]
-    places = [
-        number
-        for number, name in enumerate(columns)
-        if filled[number] and not name.startswith(("p", *without))
-    ]
+    places = [at for at, name in enumerate(columns) if filled[at] and not name.startswith(("p", *without))]
     return markdown([columns[place] for place in places], [[row[place] for place in places] for row in rows])
 
 

@@ -96,3 +96,14 @@ def read_yaml(text: str, label: str) -> Any:
 def write_yaml(value: dict[str, Any], *, width: int = 100) -> str:
     """The document that `read_yaml` reads back, with the keys in their order and lines of about `width`."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)
+
+
+def split_values(text: str) -> list[str]:
+    """Divide `a,[b,c],'d,e'` into values as they were written; empty if one is missing or no YAML."""
+    source = f"[{text}]"
+    try:
+        parts = yaml.compose(source, Loader=yaml.SafeLoader).value
+    except yaml.YAMLError:
+        return []
+    values = [source[part.start_mark.index : part.end_mark.index].strip() for part in parts]
+    return values if all(values) else []

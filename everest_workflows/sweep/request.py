@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.run_options import StageName
 from everest.config.stage_settings import STAGES
-from everest.config.yaml import read_yaml
+from everest.config.yaml import read_yaml, split_values
 from everest.errors import RecipeError, did_you_mean, shorten, unknown_name
 from everest.system.text import validate
 
@@ -203,17 +202,6 @@ def combine_values(over: Sequence[str]) -> dict[str, dict[str, Any]]:
         name = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
         combinations[name] = {key: read_yaml(text, key) for key, text in zip(choices, texts, strict=True)}
     return combinations
-
-
-def split_values(text: str) -> list[str]:
-    """Divide `a,[b,c],'d,e'` into values of YAML as they were written; empty if a value is none."""
-    source = f"[{text}]"
-    try:
-        parts = yaml.compose(source, Loader=yaml.SafeLoader).value
-    except yaml.YAMLError:
-        return []
-    values = [source[part.start_mark.index : part.end_mark.index].strip() for part in parts]
-    return values if all(values) else []
 
 
 def _read_arms(values: Any, shared: Arm, origin: str) -> list[Arm]:

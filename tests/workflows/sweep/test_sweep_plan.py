@@ -6,13 +6,13 @@ from small_runs import small_recipe
 from tiny_models import save_model, tiny
 
 from everest.config.settings import Recipe
+from everest.config.yaml import split_values
 from everest.errors import CheckpointError, DataError, RecipeError, UserError
 from everest_workflows.sweep.request import (
     combine_values,
     read_request,
     read_seeds,
     read_stages,
-    split_values,
 )
 from everest_workflows.sweep.results import JobNumbers, collect
 from everest_workflows.sweep.sweep_plan import PlannedArm, SweepPlan, plan_sweep

@@ -127,12 +127,14 @@ def as_user_error(error: Exception) -> UserError | None:
 
     import torch
 
+    from everest.system.private_apis import is_compiler_error
+
     text = str(error)
     # Besides torch.OutOfMemoryError, only the text shows it: "out of memory" from a driver or MPS, "can't
     # allocate memory" from the CPU's allocator.
     if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
         return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # they have no public names
+    if is_compiler_error(error):
         why = " ".join(text.split("\n\n")[0].split())
         return EnvironmentProblem(
             f"train.compile: torch cannot compile the model ({why}); remove its cache "

@@ -145,6 +145,24 @@ def test_no_private_name_of_another_file_is_imported():
     assert private == []
 
 
+def test_private_names_of_libraries_are_used_in_one_file():
+    """A private name: of an imported module, or of an attribute that the file itself does not define."""
+    found = []
+    for name, path in modules().items():
+        own = {"_asdict", "_fields", "_replace"}  # of named tuples, which Python documents
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+        used = {each for each in imports(path) if not each.startswith("everest")}
+        used |= {node.attr for node in nodes(path) if isinstance(node, ast.Attribute)} - own
+        found += [f"{name} uses {each}" for each in sorted(used) if re.search(r"(^|\.)_[a-z]", each)]
+    assert {each for each in found if not each.startswith("everest.system.private_apis ")} == set()
+
+
 def test_only_the_video_package_imports_decoders():
     users = {
         name

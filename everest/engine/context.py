@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
 from everest.config.run_options import RunOptions
@@ -25,6 +24,7 @@ from everest.system.events import Report, notice, warning
 from everest.system.files import IN_USE_FIX, is_unfinished
 from everest.system.launch import find_lost_peer
 from everest.system.locks import refuse_running
+from everest.system.private_apis import abort_process_group
 from everest.system.run_folder import (
     ENVIRONMENT_FILE,
     RECIPE_FILE,
@@ -135,7 +135,7 @@ def run_context(
         # communicator only when all its processes do, and the others may wait in a collective for this one.
         # After a signal, all processes have left the loop.
         if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
-            _abort_process_group()
+            abort_process_group()
         accelerator.end_training()
         if lost is not None:
             raise lost from error

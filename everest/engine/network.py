@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.engine.step import TrainedNetwork
@@ -18,6 +17,7 @@ from everest.models.block import Block
 from everest.models.partial import choose_trained
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
+from everest.system.private_apis import keep_compiler_limits, set_compiler_limits
 
 # A group of torch.optim: "params", "weight_decay", and "lr_scale", a factor of each step's learning rate.
 ParamGroup = dict[str, Any]
@@ -36,9 +36,7 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         layer_decay: the `lr_scale` of a layer relative to the next layer's (Bao et al. 2021). The model's
             `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
-    from torch._dynamo import config as dynamo_config
-
-    with dynamo_config.patch(recompile_limit=dynamo_config.recompile_limit):  # timm.optim would remove it
+    with keep_compiler_limits():  # timm.optim would remove one
         from timm.optim import (
             param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
             param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
@@ -96,11 +94,8 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     on_gpu = next(model.parameters()).device.type == "cuda"
     compiled = model
     if settings.compile is True or (settings.compile == "auto" and on_gpu and find_spec("triton")):
-        from torch._dynamo import config as dynamo_config  # here: it imports the compiler, for a second
-
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
-        functorch_config.activation_memory_budget = MEMORY_BUDGET
-        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
+        set_compiler_limits(memory_budget=MEMORY_BUDGET, graphs=MOST_GRAPHS)
         # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
         # symbolic where they differ, and counting tokens with a symbol breaks the graph.
         if settings.compile == "auto":

@@ -19,6 +19,7 @@ from everest.engine.saving import NO_REQUEST, SaveRequest
 from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
+from everest.system.private_apis import skip_update
 from everest.system.run_folder import NONFINITE_FILE
 from everest.system.text import json_text
 
@@ -240,9 +241,7 @@ def step_optimizers(accelerator: Accelerator, networks: Sequence[TrainedNetwork]
         skipped: () float32 on the device: 1 skips the update, also of the averaged weights; else 0.
     """
     for network in networks:
-        # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
-        # changes neither weights nor moments. `clip_gradients` has unscaled the gradients.
-        setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
+        skip_update(network.optimizer, skipped)  # `clip_gradients` has unscaled the gradients
         network.optimizer.step()
         network.optimizer.zero_grad()
         if network.ema is not None:  # timm's own update cannot be skipped without a wait

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.camera import NUM_RANDOM
+from everest.system.private_apis import compile_as_constant
 
 MOST_TOKENS: Final = 2**20  # heuristic: 80 times the tokens of a clip of 128 frames of 224 x 224 pixels
 
@@ -187,6 +188,7 @@ def is_keep_ratio(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
 
 
+@compile_as_constant  # torch.compile cannot trace fractions
 def num_kept(num_tokens: int, ratio: float) -> int:
     """The number of tokens in a share `ratio` of `num_tokens`, rounded down, computed on exact decimals.
 
@@ -194,11 +196,6 @@ def num_kept(num_tokens: int, ratio: float) -> int:
     `int((1 - 0.9) * 10)` is 0; the decimal that the user wrote gives 1.
     """
     return int(num_tokens * Fraction(str(ratio)))
-
-
-# torch.compile cannot trace fractions. `torch.compiler.assume_constant_result` sets the same mark, but
-# imports the compiler, which takes a second.
-vars(num_kept)["_dynamo_marked_constant"] = True
 
 
 def _tubelets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:

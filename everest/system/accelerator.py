@@ -18,11 +18,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
-from torch._functorch import config as functorch_config
 
 from everest.system.compute import Precision, Runtime, choose_precision
+from everest.system.private_apis import accelerate_states, keep_compiler_limits, reset_accelerate
 from everest.system.processes import TRAINER_KEPT_BYTES, adopt_slurm, is_launched, keep_freed_memory
 
 T = TypeVar("T")
@@ -51,8 +50,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     if not uses_gpu:
         keep_freed_memory(TRAINER_KEPT_BYTES)
     adopt_slurm(os.environ)
-    # A notebook's second run may have another precision and another device.
-    AcceleratorState._reset_state(reset_partial_state=not is_launched())
+    reset_accelerate(keep_processes=is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     return Accelerator(
@@ -145,20 +143,16 @@ def restore_process_state() -> Iterator[None]:
     device). Not restored are the process group of several processes, glibc's limit for freed memory, and
     the OpenMP variables that scikit-learn sets for the life of a process (KMP_…).
     """
-    from torch._dynamo import config as dynamo_config  # imports the compiler, as any optimizer does
 
     def refill(mapping: Any, saved: dict[str, Any]) -> None:
         for key in [key for key in mapping if key not in saved and not key.startswith("KMP_")]:
             del mapping[key]
         mapping.update(saved)
 
-    shared_states = [class_._shared_state for class_ in (PartialState, AcceleratorState, GradientState)]
     with ExitStack() as stack:
-        for mapping in (os.environ, *shared_states):
+        for mapping in (os.environ, *accelerate_states()):
             stack.callback(refill, mapping, dict(mapping))
-        budget, limit = functorch_config.activation_memory_budget, dynamo_config.recompile_limit
-        stack.enter_context(functorch_config.patch(activation_memory_budget=budget))
-        stack.enter_context(dynamo_config.patch(recompile_limit=limit))
+        stack.enter_context(keep_compiler_limits())
         start_method = multiprocessing.get_start_method(allow_none=True)  # None: not chosen yet
         stack.callback(multiprocessing.set_start_method, start_method, force=True)
         stack.callback(torch.set_num_threads, torch.get_num_threads())

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from statistics import median
 from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, UntypedStorage, nn
 
 from everest.errors import EnvironmentProblem, unknown_name
+from everest.system.private_apis import FakeTensorMode, TorchDispatchMode, tree_leaves
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -225,13 +223,13 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._sizes: dict[int, int] = {}  # bytes of each live storage; 0: not counted
+        self._sizes = WeakKeyDictionary[UntypedStorage, int]()  # bytes of each live storage; 0: not counted
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for tensor in inputs:
             self._add(tensor, is_counted=False)
-        is_counted = not inputs or any(self._sizes[x.untyped_storage()._cdata] for x in inputs)
+        is_counted = not inputs or any(self._sizes[x.untyped_storage()] for x in inputs)
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -241,9 +239,8 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, tensor: Tensor, *, is_counted: bool) -> None:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._sizes:
-            self._sizes[storage._cdata] = storage.nbytes() if is_counted else 0
-            weakref.finalize(storage, self._sizes.pop, storage._cdata)
+        if storage not in self._sizes:
+            self._sizes[storage] = storage.nbytes() if is_counted else 0
 
 
 def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, with_grad: bool) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from everest.methods.grid import gather_patches, gather_tokens
 from everest.methods.targets import CodeSpace
+from everest.system.private_apis import never_compile
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -67,9 +68,7 @@ class FrozenTokenizer:
         """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
         return self._in_parts(self.on(frames.device).latent, frames)
 
-    # A graph would repeat the tokenizer for every part of a batch. `torch.compiler.disable` does the same but
-    # imports the compiler immediately, which takes a second.
-    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
+    @never_compile  # a graph would repeat the tokenizer for every part of a batch
     def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
         """Apply `code` to the pixels in [0, 1] of a few clips at a time, which saves memory."""
         parts = frames.split(self.tokenizer.clips_at_once(frames))

@@ -130,7 +130,8 @@ class Finetuning:
             for step in steps:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))
-                rows = step.update(wait=validator is not None and training.plan.is_validated(step.index + 1))
+                is_validated = validator is not None and training.plan.is_validated(step.index + 1)
+                rows = step.update(saves=is_validated)
                 # After enough steps, by the losses up to this one, and at the end.
                 if any(row["step"] == training.plan.warmup_steps + FEWEST_STEPS for row in rows):
                     self._warn_of_chance(ends=False)

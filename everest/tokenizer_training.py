@@ -134,6 +134,8 @@ class TokenizerTraining:
                     )
                 for batch in step.batches():
                     step.backward(self.losses(batch, step, adversarial=adversarial))
-                step.update()
-                validator.validate_if_due()
+                is_validated = validator.is_due(step.index + 1)
+                step.update(saves=is_validated)
+                if is_validated:
+                    validator.validate()
         validator.finish()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.engine.network import make_network, prepare_model
-from everest.engine.step import NumbersInFlight, PassLosses, StepRecord, UpdateGuard, update_networks
+from everest.engine.step import PassLosses, StepRecord, UpdateGuard, update_networks
 
 
 class PlainTraining:
@@ -27,9 +27,9 @@ class PlainTraining:
         self._accelerator, self._clip_grad = accelerator, settings.clip_grad
         self._guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
 
-    def step(self, loss: Tensor, metrics: Mapping[str, Tensor] = {}) -> NumbersInFlight:
+    def step(self, loss: Tensor, metrics: Mapping[str, Tensor] = {}) -> None:
         """Compute the gradient of a loss, and update the weights."""
         accelerator, record = self._accelerator, StepRecord(index=0)
         record.add(PassLosses(loss, metrics=metrics), passes=1)
         accelerator.backward(loss)
-        return update_networks(accelerator, [self.network], record, self._guard, clip_grad=self._clip_grad)
+        update_networks(accelerator, [self.network], record, self._guard, clip_grad=self._clip_grad)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from everest.data.clip_dataset import FailedReads
 from everest.engine.context import RunContext
-from everest.engine.saving import NO_REQUEST, SaveRequest
 from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
@@ -64,60 +63,57 @@ class StepNumbers(NamedTuple):
 
     figures: dict[str, float]  # means, by their names in metrics.jsonl
     any_failed: bool  # whether any process met an unreadable video
-    request: SaveRequest  # of any process
-
-
-@dataclass(frozen=True, eq=False)
-class NumbersInFlight:
-    """The numbers of one step on all processes, while they are copied to the host."""
-
-    names: list[str]  # of the losses, the metrics and the norms
-    copy: HostCopy  # (processes, values): the named values, the failed reads and the request
-    losses_finite: Tensor  # () bool on the device: whether all losses are finite
-    all_finite: Tensor  # () bool on the device: whether all losses and norms are finite
-
-    def read(self) -> StepNumbers:
-        """Wait for the numbers, and combine those of all processes."""
-        *figures, failed, signals, due = self.copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(values) / len(values) for name, values in zip(self.names, figures, strict=True)}
-        return StepNumbers(means, any(failed), SaveRequest(int(max(signals)), any(due)))
+    signal: int  # a stop signal that a process received; 0: none
+    is_save_due: bool  # whether the time to the next save has passed in any process
 
 
 @dataclass(eq=False)
 class StepRecord:
-    """Collects the numbers of one process about one step, on the device."""
+    """The numbers of one process about one step: collected on the device, sent to the host, read there."""
 
     index: int  # updates done before
     losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
     failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
+    signal: int = 0  # the stop signal that this process received; 0: none
+    is_save_due: bool = False  # whether the time to the next save has passed in this process
     started: float = field(default_factory=time.monotonic)
     seconds: float | None = None  # duration of the step; None: it has not ended
+    names: list[str] = field(init=False)  # of the losses, the metrics and the norms
+    losses_finite: Tensor = field(init=False)  # () bool on the device: whether all losses are finite
+    all_finite: Tensor = field(init=False)  # () bool on the device: whether all losses and norms are finite
+    _copy: HostCopy = field(init=False)  # (processes, values): the named values and three flags
 
     def add(self, losses: PassLosses, *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
         for name, value in {"loss": losses.model, **losses.metrics}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
 
-    def send(
-        self, accelerator: Accelerator, norms: Mapping[str, Tensor], *, request: SaveRequest
-    ) -> NumbersInFlight:
+    def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> None:
         """Gather the numbers of all processes, and start their copy to the host.
 
         Args:
             norms: of the gradients, by their names in metrics.jsonl.
         """
-        names = [*self.losses, *norms]
+        self.names = [*self.losses, *norms]
         # Filled on the device: a copy of host memory would wait for it.
-        filled = (self.losses["loss"].new_full((), float(flag)) for flag in (len(self.failed), *request))
+        flags = (len(self.failed), self.signal, self.is_save_due)
+        filled = (self.losses["loss"].new_full((), float(flag)) for flag in flags)
         values = torch.stack([*self.losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
         finite = by_process.isfinite()
-        copy, num_losses = HostCopy({"numbers": by_process}), len(self.losses)
-        return NumbersInFlight(names, copy, finite[:, :num_losses].all(), finite[:, : len(names)].all())
+        self._copy = HostCopy({"numbers": by_process})
+        self.losses_finite = finite[:, : len(self.losses)].all()
+        self.all_finite = finite[:, : len(self.names)].all()
+
+    def read(self) -> StepNumbers:
+        """Wait for the numbers, and combine those of all processes."""
+        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
+        means = {name: sum(values) / len(values) for name, values in zip(self.names, figures, strict=True)}
+        return StepNumbers(means, any(failed), int(max(signals)), any(due))
 
 
 @dataclass(eq=False)
@@ -133,11 +129,11 @@ class UpdateGuard:
     skipped: int = 0  # skipped updates in a row
     ended: Tensor | bool = False  # () bool on the device: whether an update has ended the run
 
-    def skips(self, numbers: NumbersInFlight) -> Tensor:
+    def skips(self, record: StepRecord) -> Tensor:
         """Whether the update with these numbers is skipped: 0 or 1, () float32 on the device."""
         if self.policy == "stop":
-            self.ended = ~(numbers.losses_finite if self.scaled else numbers.all_finite) | self.ended
-        return (~numbers.all_finite | self.ended).float()
+            self.ended = ~(record.losses_finite if self.scaled else record.all_finite) | self.ended
+        return (~record.all_finite | self.ended).float()
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
         """Judge the update with these numbers, by their names in metrics.jsonl."""
@@ -187,16 +183,14 @@ def update_networks(
     guard: UpdateGuard,
     *,
     clip_grad: float | None,
-    request: SaveRequest = NO_REQUEST,
-) -> NumbersInFlight:
+) -> None:
     """Clip the gradients, send the numbers of the step, and update the weights of all networks.
 
     The numbers, of all processes, decide on the device whether the update is skipped.
     """
     norms = clip_gradients(accelerator, networks, clip_grad)
-    numbers = record.send(accelerator, norms, request=request)
-    step_optimizers(accelerator, networks, skipped=guard.skips(numbers))
-    return numbers
+    record.send(accelerator, norms)
+    step_optimizers(accelerator, networks, skipped=guard.skips(record))
 
 
 def clip_gradients(

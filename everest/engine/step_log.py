@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from accelerate.tracking import GeneralTracker
 
 from everest.engine.context import RunContext
 from everest.engine.stage_plan import StagePlan
-from everest.engine.step import NumbersInFlight, StepNumbers, StepRecord
+from everest.engine.step import StepRecord
 from everest.system.accelerator import peak_memory
 from everest.system.run_folder import Row
 
@@ -36,8 +36,6 @@ class StepLog:
         self._tracker: GeneralTracker | None = None  # in the main process
         self._context = context
         self._plan = plan
-        self._unread: deque[tuple[StepRecord, NumbersInFlight]] = deque()
-        self._new_rows: list[Row] = []  # of steps, and not yet returned to the loop
 
     def attach(self, tracker: GeneralTracker) -> None:
         """Send the numbers of all further rows to a tracker; the main process calls it."""
@@ -51,18 +49,8 @@ class StepLog:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self._tracker.log(numbers, step=row["step"])
 
-    def add(self, record: StepRecord, numbers: NumbersInFlight) -> None:
-        """Add a step whose numbers are on their way to the host."""
-        self._unread.append((record, numbers))
-
-    def finished(self, *, but: int) -> Iterator[tuple[StepRecord, StepNumbers]]:
-        """Yield the steps that are not logged yet, except the last `but`, and wait for their numbers."""
-        while len(self._unread) > but:
-            record, numbers = self._unread.popleft()
-            yield record, numbers.read()
-
-    def log(self, record: StepRecord, figures: Mapping[str, float]) -> None:
-        """Write and report the row of a step. Numbers that are not finite become null."""
+    def log(self, record: StepRecord, figures: Mapping[str, float]) -> Row:
+        """Write, report and return the row of a step. Numbers that are not finite become null."""
         plan, seconds = self._plan, record.seconds or time.monotonic() - record.started
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         row: Row = {
@@ -79,12 +67,7 @@ class StepLog:
         self._context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
         if row["loss"] is not None:
             self.losses.append(row["loss"])
-        self._new_rows.append(row)
-
-    def take_rows(self) -> list[Row]:
-        """The rows of steps logged since the last call, also by a save."""
-        rows, self._new_rows = self._new_rows, []
-        return rows
+        return row
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The training loop of all stages: steps, passes, saving and stopping (see everest.pretraining).
+"""The training loop of all stages (see everest.pretraining); `Training.finish_step` logs, saves and stops.
 
 for step in training.remaining_steps():
     for batch in step.batches():
@@ -13,6 +13,7 @@ network is a module that learns, with its optimizer; the model is the first netw
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, field
@@ -30,11 +31,9 @@ from everest.data.clip_dataset import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.saving import SaveSchedule
 from everest.engine.stage_plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step import (
-    NumbersInFlight,
     PassLosses,
     StepRecord,
     TrainedNetwork,
@@ -45,7 +44,7 @@ from everest.engine.step import (
 from everest.engine.step_log import StepLog, WaitWatch
 from everest.models.block import DroppedPaths
 from everest.system.run_folder import Row
-from everest.system.signals import Stopped
+from everest.system.signals import Stopped, StopSignal
 
 # Heuristic: how long a process waits for a batch after a stop signal, so that a step of several processes
 # can end, and be saved.
@@ -67,16 +66,19 @@ class Training:
     last_step: int = field(init=False)  # below `plan.steps` in a run that ends early
     has_weights: bool = field(init=False, default=True)  # False: a finished run whose states were removed
     workers: int = field(init=False)  # processes that read videos for each training process
-    saves: SaveSchedule = field(init=False)
     guard: UpdateGuard = field(init=False)
     bad_videos: BadVideos = field(init=False)
     waits: WaitWatch = field(init=False)
     step_log: StepLog = field(init=False)
+    stop_signal: StopSignal = field(init=False, default_factory=StopSignal)  # that this process received
+    saved_at: float = field(init=False, default_factory=time.monotonic)  # or when the training was made
+    _agreed_signal: int = field(init=False, default=0)  # that any process received, and all know; 0: none
+    _is_save_due: bool = field(init=False, default=False)  # by the clock or a signal, in any process
+    _unread: deque[StepRecord] = field(init=False, default_factory=deque)  # steps that are not logged yet
 
     def __post_init__(self) -> None:
         self.last_step = self.plan.steps
         self.workers = choose_workers(self.dataset, self.order(), self.recipe.train.workers)
-        self.saves = SaveSchedule(self.recipe.train, self.plan.steps)
         is_scaled = self.context.accelerator.scaler is not None
         self.guard = UpdateGuard(self.recipe.train.nonfinite, scaled=is_scaled)
         self.bad_videos = BadVideos(self.recipe.data.max_bad)
@@ -115,7 +117,7 @@ class Training:
 
     def loader(self, step: int = 0) -> ClipLoader:
         """Start workers that read the clips of `order`; several training processes stop at a common step."""
-        signal, waits = self.saves.own_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
+        signal, waits = self.stop_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
             self.dataset,
             self.order(step),
@@ -127,13 +129,11 @@ class Training:
     def remaining_steps(self) -> Generator[Step]:
         """Yield each step that is left; the caller computes its gradients and updates the weights.
 
-        When the next step is requested, the run is saved if that is due (`train.save_every`, the last step, a
-        signal), and Stopped is raised after a signal to any process. `close` ends the workers and waits until
-        all files are written, also after an error in the loop.
+        `close` ends the workers and waits until all files are written, also after an error in the loop.
         """
         self.model.train()
         with ExitStack() as ending:
-            ending.enter_context(self.saves.own_signal)
+            ending.enter_context(self.stop_signal)
             ending.callback(self.state.finish)
             if not self.has_steps:
                 return
@@ -141,57 +141,83 @@ class Training:
             batches = map(DeviceCopy(self.context.accelerator.device), loader)
             while self.has_steps:
                 yield Step(self, batches)
-                if self.saves.is_due:
-                    self.save()
-                if self.saves.agreed_signal and self.has_steps:
-                    self.raise_stopped(self.saves.agreed_signal, saved=True)
 
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
         return self.steps_done < self.last_step
 
-    def raise_stopped(self, signal: int, *, saved: bool) -> Never:
-        """Raise Stopped; if `saved`, save first, which all processes must do together."""
-        text, start = "timed out waiting for a batch, so this step is not saved", "the last saved step"
-        if saved:
-            self.save()
-            self.state.finish()
-            self.context.accelerator.wait_for_everyone()  # a process that has ended would end the others
-            text, start = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
-        resume = f"the same command with --output {self.context.run_folder.path} resumes from {start}"
-        raise Stopped(signal, f"{Signals(signal).name}: {text}; {resume}")
+    def finish_step(self, record: StepRecord, *, saves: bool = False) -> list[Row]:
+        """End a step whose numbers are on their way to the host: judge, log, save, stop; all in this order.
 
-    def save(self) -> None:
-        """Log all steps, and write the newest weights and a state; all processes must call it."""
-        self.log_steps()
-        self.saves.restart()
-        notes = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
-        self.state.save(self.steps_done, notes)
+        On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
+        host. Where the run is saved, all are read. All processes read the same numbers at the same step, so
+        they act alike. The run is saved by `train.save_every`, after the last step and after a signal.
 
-    def log_steps(self, *, but: int = 0) -> None:
-        """Log the steps that are done, except the last `but`, and act on their numbers.
-
-        All processes read the same numbers at the same step, so they act alike: they save or stop when one
-        requests it, and the run ends if it diverged (`UpdateGuard`) or if too many videos are unreadable.
+        Args:
+            saves: save the run now; a validation follows, which may take long, and may fail.
+        Returns:
+            The new rows of metrics.jsonl.
+        Raises:
+            DivergedError: the numbers are not finite (`UpdateGuard`).
+            DataError: too many videos are unreadable.
+            Stopped: a process received a stop signal; the run is saved.
         """
-        context = self.context
-        for record, (figures, any_failed, request) in self.step_log.finished(but=but):
-            self.saves.add(request)
+        every = self.recipe.train.save_every
+        self.steps_done += 1
+        self._unread.append(record)
+        rows = self._log_steps(but=1 if self.context.overlaps and not saves else 0)
+        record.seconds = time.monotonic() - record.started  # its row may be written later
+        self.context.warn(self.waits.add(record.waited, record.seconds))
+        saves = saves or self._is_save_due or not self.has_steps
+        if saves or (isinstance(every, int) and self.steps_done % every == 0):
+            rows += self._log_steps()
+            self._save()
+        if self._agreed_signal and self.has_steps:
+            self.stop(self._agreed_signal, saves=True)
+        return rows
+
+    def _log_steps(self, *, but: int = 0) -> list[Row]:
+        """Read, judge and log the steps that are done, except the last `but`; returns their rows."""
+        context, rows = self.context, []
+        while len(self._unread) > but:
+            record = self._unread.popleft()
+            figures, any_failed, signal, is_save_due = record.read()
+            self._agreed_signal = self._agreed_signal or signal
+            self._is_save_due = self._is_save_due or is_save_due or signal > 0
             self.guard.check(record, figures, context, steps=self.plan.steps)
-            self.step_log.log(record, figures)
+            rows.append(self.step_log.log(record, figures))
             failed = list(gather_object(record.failed)) if any_failed else []
             num_samples = self.plan.videos_per_step
             context.notice(*self.bad_videos.add(num_samples=num_samples, failed_reads=failed))
             if failed and context.accelerator.is_main_process:
                 context.run_folder.write_bad_videos(self.bad_videos.reasons)
             self.bad_videos.check(any_failed=any_failed)
+        return rows
+
+    def _save(self) -> None:
+        """Log all steps, and write the newest weights and a state; all processes must call it."""
+        self._log_steps()
+        self._is_save_due, self.saved_at = False, time.monotonic()
+        notes = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+        self.state.save(self.steps_done, notes)
+
+    def stop(self, signal: int, *, saves: bool) -> Never:
+        """Raise Stopped; if `saves`, save first, which all processes must do together."""
+        text, start = "timed out waiting for a batch, so this step is not saved", "the last saved step"
+        if saves:
+            self._save()
+            self.state.finish()
+            self.context.accelerator.wait_for_everyone()  # a process that has ended would end the others
+            text, start = f"saved after step {self.steps_done} of {self.plan.steps}", "there"
+        resume = f"the same command with --output {self.context.run_folder.path} resumes from {start}"
+        raise Stopped(signal, f"{Signals(signal).name}: {text}; {resume}")
 
     def end(self, reason: str) -> None:
         """End the run after the steps done so far, which are fewer than planned."""
         if self.has_steps:
             self.last_step = self.steps_done
-            self.save()  # if the process was killed before the last weights were written
+            self._save()  # if the process was killed before the last weights were written
             self.context.notice(reason)
 
 
@@ -235,7 +261,7 @@ class Step:
             try:
                 batch = next(self._loaded)
             except StoppedWaiting:
-                training.raise_stopped(training.saves.own_signal.received, saved=plan.processes == 1)
+                training.stop(training.stop_signal.received, saves=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed_reads)
             self._record.videos += batch.video_ids
@@ -261,30 +287,18 @@ class Step:
         for loss in losses.others:
             (loss / passes).backward()
 
-    def update_weights(self) -> NumbersInFlight:
-        """Update the weights of all networks, without logging the step."""
-        training, accelerator, record = self._training, self._accelerator, self._record
-        clip_grad, request = training.recipe.train.clip_grad, training.saves.request()
-        return update_networks(
-            accelerator, training.networks, record, training.guard, clip_grad=clip_grad, request=request
-        )
+    def update_weights(self) -> StepRecord:
+        """Update the weights of all networks, without logging the step; returns its numbers."""
+        training, record, train = self._training, self._record, self._training.recipe.train
+        record.signal = training.stop_signal.received
+        record.is_save_due = time.monotonic() - training.saved_at >= train.save_seconds
+        networks, guard = training.networks, training.guard
+        update_networks(self._accelerator, networks, record, guard, clip_grad=train.clip_grad)
+        return record
 
-    def update(self, *, wait: bool = False) -> list[Row]:
-        """Update the weights, and log the steps whose numbers have arrived; returns the new rows.
-
-        On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
-        host. Where the run is saved, or with `wait`, all are read.
-        """
-        training, record, numbers = self._training, self._record, self.update_weights()
-        training.steps_done += 1
-        training.saves.reach(training.steps_done)
-        training.step_log.add(record, numbers)
-        training.log_steps(but=1 if training.context.overlaps and not wait else 0)
-        if training.saves.is_due:
-            training.log_steps()
-        record.seconds = time.monotonic() - record.started  # its row may be written later
-        training.context.warn(training.waits.add(record.waited, record.seconds))
-        return training.step_log.take_rows()
+    def update(self, *, saves: bool = False) -> list[Row]:
+        """Update the weights and end the step; see `Training.finish_step`."""
+        return self._training.finish_step(self.update_weights(), saves=saves)
 
 
 class Stage(Protocol):

@@ -49,23 +49,17 @@ class TokenizerValidator:
         """Validate a resumed run if it stopped before its validation."""
         training = self._training
         validated = {row["step"] for row in self._context.run_folder.rows() if "psnr_own" in row}
-        if self._is_due() and training.steps_done not in validated:
-            self._validate()
+        if self.is_due(training.steps_done) and training.steps_done not in validated:
+            self.validate()
 
-    def validate_if_due(self) -> None:
-        """Validate the current weights at some of the validation steps, but not after the last step."""
-        if self._is_due():
-            self._training.save()  # saved first: a validation may take long, and may fail
-            self._validate()
-
-    def _is_due(self) -> bool:
-        step = self._training.steps_done
+    def is_due(self, step: int) -> bool:
+        """Whether the weights are validated after `step` updates: at some of the validation steps."""
         plan = self._training.plan
         validation, validations = step // plan.validation_steps, plan.steps // plan.validation_steps
         is_due = validation % max(1, validations // 20) == 0  # heuristic: about 20 in a run
         return 0 < step < plan.steps and plan.is_validated(step) and is_due
 
-    def _validate(self) -> None:
+    def validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
         training = self._training
         model = training.trained_model

@@ -71,7 +71,6 @@ class Validator:
         for row in rows:
             self._validations.add(row)
         if self._training.plan.is_validated(self._training.steps_done):
-            self._training.save()  # saved first: a validation may take long, and may fail
             self._validate()
             self._end_early()
 

@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from everest.checkpoints.frozen import FROZEN_KEYS
 from everest.config.heads import Heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
@@ -20,6 +21,7 @@ from everest.data.clip_dataset import Batch
 from everest.data.crops import erase
 from everest.data.recipe_clips import finetune_dataset, validation_dataset
 from everest.engine.context import RunContext
+from everest.engine.folder_check import FolderRules
 from everest.engine.health import chance_warning, has_diverged
 from everest.engine.setup import StageInputs, make_training
 from everest.engine.stage_plan import FEWEST_STEPS
@@ -33,6 +35,7 @@ from everest.lists.sample import Sample, choose_evenly
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
 
+FINETUNING_FOLDER: Final = FolderRules(frozen=FROZEN_KEYS)
 GUESSED_SAMPLES: Final = 10_000  # whose labels give the loss of guessing; more would fill the memory
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Final
 
 from torch import nn
 
-from everest.checkpoints.frozen import find_frozen
+from everest.checkpoints.frozen import FROZEN_KEYS, find_frozen
 from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.recipe_clips import pretrain_dataset, pretrain_key
 from everest.engine.context import RunContext
+from everest.engine.folder_check import FolderRules
 from everest.engine.health import CollapseWatch, closing_event
 from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses
@@ -19,6 +21,9 @@ from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.models.base import PretrainingOutput
 from everest.models.spec import pretrain_spec
+from everest.system.run_folder import TOKENIZER_FOLDER
+
+PRETRAINING_FOLDER: Final = FolderRules(frozen=FROZEN_KEYS, inner=(TOKENIZER_FOLDER,))
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:

@@ -15,7 +15,7 @@ from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
 from everest.engine.context import run_context
 from everest.errors import RecipeError
-from everest.pretraining import set_up_pretraining
+from everest.pretraining import PRETRAINING_FOLDER, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, ignore_event, notice
 from everest.system.run_folder import (
@@ -68,7 +68,7 @@ def _train_tokenizer(
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if overwrite or not is_finished:
         # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
-        with run_context(options, with_own, ignore_event) as context:
+        with run_context(options, with_own, ignore_event, PRETRAINING_FOLDER) as context:
             set_up_pretraining(recipe, context)
         del context  # it holds the model
         clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory

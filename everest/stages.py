@@ -21,11 +21,12 @@ from everest.config.run_options import RunOptions, RunStage, StageName, StageOpt
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, run_context
+from everest.engine.folder_check import FolderRules
 from everest.engine.setup import sample_facts
 from everest.engine.training import Stage, Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, unknown_name
 from everest.lists.sample import ListSize
-from everest.pretraining import set_up_pretraining
+from everest.pretraining import PRETRAINING_FOLDER, set_up_pretraining
 from everest.pretraining_tokenizer import with_frozen_networks
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event
@@ -47,8 +48,9 @@ def run_stage(
     if options.stage == "pretrain" and has_frozen:
         train = run_stage if trial is None else None
         recipe, options = with_frozen_networks(recipe, options, report, train=train)
-    with run_context(options, recipe, report, ignores=_ignored_keys(options.stage, recipe)) as context:
-        stage = _set_up(recipe, context)
+    rules, set_up = _define_stage(options.stage, recipe)
+    with run_context(options, recipe, report, rules) as context:
+        stage = set_up(recipe, context)
         if trial is not None:
             trial(stage)
             return context.run_folder
@@ -58,26 +60,19 @@ def run_stage(
     return context.run_folder
 
 
-def _ignored_keys(stage: RunStage, recipe: Recipe) -> Callable[[str], bool]:
-    """Whether a stage ignores the setting of a key."""
-    if stage != "train-tokenizer":
-        return lambda key: False
-    from everest.tokenizer.clips import tokenizer_depends_on
+def _define_stage(
+    stage: RunStage, recipe: Recipe
+) -> tuple[FolderRules, Callable[[Recipe, RunContext], Stage]]:
+    """What a stage declares about its run folder, and the function that prepares it up to its first step."""
+    if stage == "pretrain":
+        return PRETRAINING_FOLDER, set_up_pretraining
+    if stage == "finetune":
+        from everest.finetuning import FINETUNING_FOLDER, set_up_finetuning  # here: it takes seconds
 
-    return lambda key: not tokenizer_depends_on(key, recipe)
+        return FINETUNING_FOLDER, set_up_finetuning
+    from everest.tokenizer_training import set_up_tokenizer_training, tokenizer_folder
 
-
-def _set_up(recipe: Recipe, context: RunContext) -> Stage:
-    """Prepare the stage of `context.options.stage` up to its first step."""
-    if context.options.stage == "pretrain":
-        return set_up_pretraining(recipe, context)
-    if context.options.stage == "finetune":
-        from everest.finetuning import set_up_finetuning  # here: what only one stage needs takes seconds
-
-        return set_up_finetuning(recipe, context)
-    from everest.tokenizer_training import set_up_tokenizer_training
-
-    return set_up_tokenizer_training(recipe, context)
+    return tokenizer_folder(recipe), set_up_tokenizer_training
 
 
 @contextmanager

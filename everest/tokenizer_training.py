@@ -16,6 +16,7 @@ from everest.converters.foreign_checkpoint import locate_checkpoint, read_foreig
 from everest.data.clip_dataset import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
+from everest.engine.folder_check import FolderRules
 from everest.engine.network import make_optimizer
 from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses, TrainedNetwork
@@ -25,7 +26,7 @@ from everest.evaluation.tokenizer_validation import TokenizerValidator
 from everest.system.hub import HubUnreachable
 from everest.system.processes import warn_on_main
 from everest.system.weights import load_tensors, require_finite
-from everest.tokenizer.clips import tokenizer_dataset
+from everest.tokenizer.clips import tokenizer_dataset, tokenizer_depends_on
 from everest.tokenizer.loss import (
     ADVERSARY_BETAS,
     ADVERSARY_START,
@@ -38,6 +39,11 @@ from everest.video.pixels import in_unit_range
 PERCEPTUAL_NETWORK: Final = "resnet50"  # of timm, trained on ImageNet
 # Heuristic: timm's weights with plain training, as MAGVIT uses.
 PERCEPTUAL_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
+
+
+def tokenizer_folder(recipe: Recipe) -> FolderRules:
+    """A resume may change all settings on which the tokenizer does not depend."""
+    return FolderRules(may_change=lambda key: not tokenizer_depends_on(key, recipe))
 
 
 def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerTraining:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,8 @@ from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
+
+FROZEN_KEYS: Final = ("tokenizer.checkpoint", "pretrain.target.teacher")  # keys of a recipe with their files
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

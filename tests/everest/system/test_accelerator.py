@@ -11,6 +11,7 @@ from everest.errors import DataError
 from everest.config.recipe import load_recipe
 from everest.config.run_options import RunOptions
 from everest.engine.context import run_context
+from everest.engine.folder_check import FolderRules
 from everest.system.accelerator import make_accelerator
 from everest.system.launch import LostPeer
 from everest_cli.main import as_user_error
@@ -23,7 +24,8 @@ sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
 """
 FAILING = """
 try:
-    with run_context(RunOptions(stage="pretrain", recipe_file="", cpu=True), load_recipe("demo"), print):
+    options = RunOptions(stage="pretrain", recipe_file="", cpu=True)
+    with run_context(options, load_recipe("demo"), print, FolderRules()):
         if accelerator.process_index == 1:
             raise DataError("this process fails")
         accelerator.wait_for_everyone()

@@ -92,7 +92,6 @@ class TrainSettings:
     save_every: v.SaveEvery = "10min"
     keep_states: v.Count = 2
     micro_batch: v.CountOrAuto = "auto"
-    nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
     data_timeout: v.Count = 300  # seconds to wait for a process that reads videos
     checkpointing: bool = False
     compile: v.Compile = "auto"  # auto: each block on a GPU; true: the whole model

@@ -25,7 +25,7 @@ class PlainTraining:
         self.network = make_network(model, section, settings, accelerator)
         self.model = prepare_model(accelerator, model, settings)
         self._accelerator, self._clip_grad = accelerator, settings.clip_grad
-        self._guard = UpdateGuard(settings.nonfinite, scaled=accelerator.scaler is not None)
+        self._guard = UpdateGuard(scaled=accelerator.scaler is not None)
 
     def step(self, loss: Tensor, metrics: Mapping[str, Tensor] = {}) -> None:
         """Compute the gradient of a loss, and update the weights."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.engine.context import RunContext
 from everest.engine.step import MODEL_PART, TrainedNetwork
@@ -27,7 +27,6 @@ from everest.system.compute import HostCopy
 from everest.system.text import json_text, parse_json
 from everest.system.weights import (
     Weights,
-    load_tensors,
     read_tensors,
     require_matching,
     state_hash,
@@ -38,6 +37,7 @@ from everest.system.weights_header import FORMAT, read_header, read_metadata
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
 STATE_FORMAT: Final = f"{FORMAT}-state"
 EMA_PART: Final = "ema"
+OPTIMIZER_PART: Final = "optimizer"
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")  # what AdamW stores for a parameter
 
 
@@ -80,28 +80,37 @@ def states_in(folder: Path) -> dict[int, Path]:
     return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of a state's part `name`, by their names in it."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+
+
+def _weights_of(network: TrainedNetwork) -> dict[str, Tensor]:
+    """The weights and the averaged weights of a network, by `<part>/<name>`."""
+    modules = {network.name: network.module}
+    if network.ema is not None:
+        modules[network.own_name(EMA_PART)] = network.ema.module
+    return {f"{part}/{key}": x for part, module in modules.items() for key, x in module.state_dict().items()}
+
+
 def capture(network: TrainedNetwork) -> dict[str, Tensor]:
-    """The weights, the moments and the averaged weights of a network, by `<part>/<name>`."""
-    parts = {part: module.state_dict() for part, module in _modules(network).items()}
-    parts[network.own_name("optimizer")] = {
-        f"{name}/{moment}": value
+    """The weights, the averaged weights and the moments of a network, by `<part>/<name>`."""
+    prefix, state = network.own_name(OPTIMIZER_PART), network.optimizer.state
+    return _weights_of(network) | {
+        f"{prefix}/{name}/{moment}": value
         for name, parameter in network.module.named_parameters()
-        for moment, value in network.optimizer.state.get(parameter, {}).items()
+        for moment, value in state.get(parameter, {}).items()
     }
-    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
-def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """The inverse of `capture`; parts of other networks are ignored.
-
-    Raises:
-        CheckpointError: the tensors belong to another network; nothing is restored.
-    """
-    check(network, tensors)
-    for part, module in _modules(network).items():
-        load_tensors(module, part_of(tensors, part), source=source)
+def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `capture`, for tensors that `check` accepts; those of other networks are ignored."""
+    with torch.no_grad():
+        for key, weight in _weights_of(network).items():
+            weight.copy_(tensors[key])
     parameters = dict(network.module.named_parameters())
-    for key, value in moments(network, tensors).items():
+    for key, value in part_of(tensors, network.own_name(OPTIMIZER_PART)).items():
         name, moment = key.rsplit("/", 1)
         network.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
 
@@ -111,33 +120,18 @@ def check(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
 
     All parameters have moments, or none has any: a step gives every parameter a gradient.
     """
-    for part, module in _modules(network).items():
-        require_matching(module.state_dict(), part_of(tensors, part), source=part)
-    learning = {id(parameter) for group in network.optimizer.param_groups for parameter in group["params"]}
-    expected = {
-        f"{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
-        for name, parameter in network.module.named_parameters()
-        if id(parameter) in learning
-        for moment in MOMENTS
-    }
-    saved = moments(network, tensors)
-    require_matching(expected if saved else {}, saved, source=network.own_name("optimizer"))
-
-
-def moments(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
-    return part_of(tensors, network.own_name("optimizer"))
-
-
-def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a state's part `name`, by their names in it."""
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
-
-
-def _modules(network: TrainedNetwork) -> dict[str, nn.Module]:
-    average = {} if network.ema is None else {network.own_name(EMA_PART): network.ema.module}
-    return {network.name: network.module, **average}
+    expected, prefix = _weights_of(network), network.own_name(OPTIMIZER_PART)
+    parts = {key.partition("/")[0] for key in expected} | {prefix}
+    own = {key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in parts}
+    if part_of(own, prefix):
+        learning = {id(weight) for group in network.optimizer.param_groups for weight in group["params"]}
+        expected |= {
+            f"{prefix}/{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
+            for name, parameter in network.module.named_parameters()
+            if id(parameter) in learning
+            for moment in MOMENTS
+        }
+    require_matching(expected, own, source=network.name)
 
 
 class TrainState:
@@ -222,7 +216,7 @@ class TrainState:
         if state is not None:
             step = state.step
             for network in self._networks:
-                restore(network, state.tensors, source=str(run.state))
+                restore(network, state.tensors)
             if self._accelerator.scaler is not None and state.notes["scaler"]:
                 self._accelerator.scaler.load_state_dict(state.notes["scaler"])
             resumes = f"resuming after step {step} of {steps}"
@@ -268,7 +262,8 @@ class TrainState:
                 state = SavedState.read(path)
                 for network in self._networks:  # raises if the state is of another run
                     check(network, state.tensors)
-                if not moments(self._networks[0], state.tensors) and state.step > state.notes["skipped"]:
+                has_moments = part_of(state.tensors, self._networks[0].own_name(OPTIMIZER_PART))
+                if not has_moments and state.step > state.notes["skipped"]:
                     raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error

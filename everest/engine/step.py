@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,8 +27,9 @@ if TYPE_CHECKING:  # timm takes a second to import
 
 MODEL_PART: Final = "model"  # the name of a run's first network
 GRAD_NORM: Final = "grad_norm"  # the key in metrics.jsonl of the norm of the model's gradient
-SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
-SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
+SCALER_LIMIT: Final = (
+    100  # heuristic: overflows in a row of fp16, whose scale starts too high and halves each time
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,56 +119,44 @@ class StepRecord:
 
 @dataclass(eq=False)
 class UpdateGuard:
-    """Skips updates whose losses or gradients are not finite, and ends a run that cannot recover.
+    """Leaves out updates whose losses or gradients are not finite, and ends the run.
 
-    The device decides whether to skip an update (`skips`), and the host judges the same numbers a step later
-    (`check`). With the policy `stop`, the device skips all updates until the host has ended the run.
+    The device decides whether to leave out an update (`skips`), and the host judges the same numbers a step
+    later (`check`); until then the device leaves out all updates. With fp16, an overflow of the gradient is
+    part of finding the scale: only that update is left out.
     """
 
-    policy: Literal["stop", "skip"]  # `train.nonfinite`
-    scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
-    skipped: int = 0  # skipped updates in a row
+    scaled: bool  # fp16
+    skipped: int = 0  # updates left out in a row
     ended: Tensor | bool = False  # () bool on the device: whether an update has ended the run
 
     def skips(self, record: StepRecord) -> Tensor:
-        """Whether the update with these numbers is skipped: 0 or 1, () float32 on the device."""
-        if self.policy == "stop":
-            self.ended = ~(record.losses_finite if self.scaled else record.all_finite) | self.ended
+        """Whether the update with these numbers is left out: 0 or 1, () float32 on the device."""
+        self.ended = ~(record.losses_finite if self.scaled else record.all_finite) | self.ended
         return (~record.all_finite | self.ended).float()
 
-    def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
-        """Judge the update with these numbers, by their names in metrics.jsonl."""
+    def goes_on(self, figures: Mapping[str, float]) -> bool:
+        """Whether the run goes on after an update with these numbers, by their names in metrics.jsonl."""
         broken = {name for name, value in figures.items() if not math.isfinite(value)}
         self.skipped = self.skipped + 1 if broken else 0
-        overflow = self.scaled and broken == {GRAD_NORM}
-        if not broken:
-            return "sound"
-        if self.skipped > (SCALER_LIMIT if overflow else SKIP_LIMIT):
-            return "stop"
-        return "overflow" if overflow else self.policy
+        is_overflow = self.scaled and broken == {GRAD_NORM}
+        return not broken or (is_overflow and self.skipped <= SCALER_LIMIT)
 
     def check(
         self, record: StepRecord, figures: Mapping[str, float], context: RunContext, *, steps: int
     ) -> None:
-        """Report a skipped update, with its videos; DivergedError if it ends the run, which has `steps`."""
-        step, verdict = record.index + 1, self.judge(figures)
-        none_applied = self.skipped == steps  # the run ends without any update
-        if verdict in ("sound", "overflow") and not none_applied:
+        """Raise DivergedError if an update ends the run, which has `steps`; a file names its videos."""
+        if self.goes_on(figures) and self.skipped < steps:  # else no update of the run was applied
             return
         shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
         text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
-        if verdict == "stop" and self.skipped > 1:
-            text += f", {self.skipped} times in a row"
-        elif none_applied:
-            text += "; no update of the run was applied"
-        file, videos = context.run_folder.path / NONFINITE_FILE, gather_object(record.videos)
+        text += f", {self.skipped} times in a row" if self.skipped > 1 else ""
+        step, file = record.index + 1, context.run_folder.path / NONFINITE_FILE
+        videos = sorted(gather_object(record.videos))
         if context.accelerator.is_main_process:
             as_text = {name: str(value) for name, value in figures.items()}
-            write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
-        where = f"see {file} for its videos"
-        if verdict == "stop" or none_applied:
-            raise DivergedError(f"step {step}: {text}; {where}; {SMALLER_UPDATES}")
-        context.notice(f"step {step} skipped: {text}; {where}")
+            write_text(file, json_text({"step": step, **as_text, "videos": videos}, indent=2))
+        raise DivergedError(f"step {step}: {text}; see {file} for its videos; {SMALLER_UPDATES}")
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -79,8 +79,7 @@ class Training:
     def __post_init__(self) -> None:
         self.last_step = self.plan.steps
         self.workers = choose_workers(self.dataset, self.order(), self.recipe.train.workers)
-        is_scaled = self.context.accelerator.scaler is not None
-        self.guard = UpdateGuard(self.recipe.train.nonfinite, scaled=is_scaled)
+        self.guard = UpdateGuard(scaled=self.context.accelerator.scaler is not None)
         self.bad_videos = BadVideos(self.recipe.data.max_bad)
         self.waits = WaitWatch(self.workers)
         self.step_log = StepLog(self.context, self.plan)

@@ -46,13 +46,17 @@ def started(recipe, folder, *overrides: str, overlaps: bool, resumed: bool = Fal
     return stage
 
 
-def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
-    """The loop of pre-training, with losses that are no number in the steps `broken`, from 0."""
+def loop(training: Training, broken: set[int], *, of: str = "loss") -> Iterator[list[dict]]:
+    """The loop of pre-training, with losses or gradients that are no number in the steps `broken`, from 0."""
     with closing(training.remaining_steps()) as steps:
         for step in steps:
             for batch in step.batches():
                 loss = pretraining_output(training.model, batch).loss
-                step.backward(PassLosses(loss * math.nan if step.index in broken else loss))
+                if step.index in broken and of == "gradient":
+                    loss.register_hook(lambda gradient: gradient * math.nan)
+                elif step.index in broken:
+                    loss = loss * math.nan
+                step.backward(PassLosses(loss))
             yield step.update()
 
 
@@ -90,13 +94,14 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recip
 
 
 @pytest.mark.parametrize("overlaps", [False, True])
-def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
-    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=overlaps).training
+def test_an_overflow_of_fp16_leaves_out_that_update_only(recipe: Path, tmp_path: Path, overlaps: bool):
+    training = started(recipe, tmp_path / "run", overlaps=overlaps).training
+    training.guard.scaled = True
     network = training.networks[0]
     average = network.ema.module
     expected = {name: weight.clone() for name, weight in average.named_parameters()}
     after, updates = [], []
-    for step, _ in enumerate(loop(training, {2, 3})):
+    for step, _ in enumerate(loop(training, {2, 3}, of="gradient")):
         after.append(learned(training))
         updates.append(next(iter(network.optimizer.state.values()))["step"].item())  # AdamW's count
         if step not in {2, 3}:
@@ -107,10 +112,11 @@ def test_skipping_leaves_out_that_update_only(recipe: Path, tmp_path: Path, over
     assert updates[:6] == [1, 2, 2, 2, 3, 4]
 
 
-def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
-    training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False).training
-    with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
-        list(loop(training, set(range(6))))
+def test_a_run_that_leaves_out_all_updates_fails_at_its_end(recipe: Path, tmp_path: Path):
+    training = started(recipe, tmp_path / "run", overlaps=False).training
+    training.guard.scaled = True
+    with pytest.raises(DivergedError, match=r"step 6: loss \d.*grad_norm nan, 6 times in a row"):
+        list(loop(training, set(range(6)), of="gradient"))
 
 
 def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):

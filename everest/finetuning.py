@@ -74,18 +74,12 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         classes=classes.names,
         init_weights=init_weights,
     )
-    training = make_training(inputs, context)
-    model = training.trained_model
-    assert isinstance(model, VideoClassifier)
-    validator = None
+    training, validator = make_training(inputs, context), None
     if validation is not None:
-        validator = Validator(
-            training, model, validation, settings, classes.names, guessing_loss=guessing_loss
-        )
+        validator = Validator(training, validation, classes.names, guessing_loss=guessing_loss)
     return Finetuning(
         training=training,
         settings=settings,
-        model=model,
         validator=validator,
         class_weights=[w if w is None else w.to(context.accelerator.device) for w in weights],
         guessing_loss=guessing_loss,
@@ -108,10 +102,16 @@ class Finetuning:
 
     training: Training
     settings: FinetuneSettings
-    model: VideoClassifier  # the module that is evaluated
     validator: Validator | None  # None: no data.val
     class_weights: list[Tensor | None]  # weights (classes,) for each head, on the device
     guessing_loss: float  # the mean training loss of equal probabilities, and of the mean of numbers
+
+    @property
+    def model(self) -> VideoClassifier:
+        """The module that is evaluated."""
+        model = self.training.trained_model
+        assert isinstance(model, VideoClassifier)
+        return model
 
     def losses(self, batch: Batch, step: Step) -> PassLosses:
         """The loss of clips on the device, after erasing, mixup and cutmix."""
@@ -147,20 +147,19 @@ class Finetuning:
 
     def _warn_of_chance(self, *, ends: bool) -> None:
         """Show, each once, that the last losses are above that of guessing, or near it."""
-        training, losses = self.training, self.training.step_log.losses
-        if losses:
-            mean, rows = fmean(losses), training.context.run_folder.rows()
-            logged = (row["loss"] for row in rows if row.get("loss") is not None)
-            warning = chance_warning(
-                training.plan,
-                mean,
-                self.settings,
-                self.model.heads,
-                guess=self.guessing_loss,
-                highest=max(logged, default=mean),
-                ends=ends,
-            )
-            # A run may be near guessing at first, and diverge later.
-            training.context.warn_once(
-                "diverged" if has_diverged(mean, self.guessing_loss) else "chance", warning
-            )
+        context, losses, guess = self.training.context, self.training.step_log.losses, self.guessing_loss
+        if not losses:
+            return
+        mean = fmean(losses)
+        logged = [row["loss"] for row in context.run_folder.rows() if row.get("loss") is not None]
+        warning = chance_warning(
+            self.training.plan,
+            mean,
+            self.settings,
+            self.model.heads,
+            guess=guess,
+            highest=max(logged, default=mean),
+            ends=ends,
+        )
+        # A run may be near guessing at first, and diverge later.
+        context.warn_once("diverged" if has_diverged(mean, guess) else "chance", warning)

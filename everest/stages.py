@@ -110,15 +110,14 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
 def _environment(training: Training) -> dict[str, Any]:
     """The values of a new run in env.json, except the description of the machine."""
-    plan, options, init_file = training.plan, training.context.options, training.context.init_file
-    header = training.state.header
+    plan, options, header = training.plan, training.context.options, training.state.header
     facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
     facts |= sample_facts(training.recipe, training.dataset, header.classes)
     values: dict[str, Any] = {"stage": options.stage, "plan": facts, "one_batch": options.one_batch}
-    values["init"] = init_file and init_file.file
-    if init_file is not None:
-        values |= {"init_name": init_file.name, "decoder": init_file.decoder, "origin": header.origin}
-    return values
+    if (init := training.context.init_file) is None:
+        return {**values, "init": None}
+    values |= {"init": init.file, "init_name": init.name, "decoder": init.decoder}
+    return {**values, "origin": header.origin}
 
 
 def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> GeneralTracker:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from everest.config.settings import Recipe
-from everest.config.tokenizer_settings import TokenizerSettings
 from everest.converters.foreign_checkpoint import locate_checkpoint, read_foreign
 from everest.data.clip_dataset import Batch
 from everest.data.randomness import Purpose, generator_at
@@ -57,10 +56,8 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     objective = tokenizer_objective(recipe, spec, device, load=load_perceptual_network)  # may read weights
     others = []
     if (adversary := objective.adversary) is not None:
-        optimizer = make_optimizer([adversary.group], betas=ADVERSARY_BETAS)
-        others.append(
-            TrainedNetwork(module=adversary.discriminator, optimizer=optimizer, name="discriminator")
-        )
+        optimizer, module = make_optimizer([adversary.group], betas=ADVERSARY_BETAS), adversary.discriminator
+        others.append(TrainedNetwork(module=module, optimizer=optimizer, name="discriminator"))
     dataset = tokenizer_dataset(recipe)
     inputs = StageInputs(
         recipe=replace(recipe, train=replace(recipe.train, ema=settings.ema)),
@@ -72,7 +69,7 @@ def set_up_tokenizer_training(recipe: Recipe, context: RunContext) -> TokenizerT
     )
     training = make_training(inputs, context)
     validator = TokenizerValidator(training, recipe, dataset)
-    return TokenizerTraining(training=training, settings=settings, objective=objective, validator=validator)
+    return TokenizerTraining(training=training, objective=objective, validator=validator)
 
 
 def load_perceptual_network(weights: str | None) -> nn.Module:
@@ -101,7 +98,6 @@ class TokenizerTraining:
     """The training of a tokenizer that is ready for its first step."""
 
     training: Training
-    settings: TokenizerSettings
     objective: TokenizerObjective
     validator: TokenizerValidator
 
@@ -111,7 +107,7 @@ class TokenizerTraining:
         Args:
             adversarial: whether the adversary is active; None: as in late steps, if there is one.
         """
-        training, settings = self.training, self.settings
+        training, settings = self.training, tokenizer_settings(self.training.recipe)
         if adversarial is None:
             adversarial = self.objective.adversary is not None
         rng = step.rng()

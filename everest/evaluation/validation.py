@@ -9,7 +9,6 @@ from statistics import fmean
 import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
-from everest.config.stage_settings import FinetuneSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.engine.health import Validations, has_diverged
 from everest.engine.training import Training
@@ -40,13 +39,13 @@ class Validator:
     def __init__(
         self,
         training: Training,
-        model: VideoClassifier,
         dataset: ClipDataset,
-        settings: FinetuneSettings,
         class_names: Sequence[str] | None,
         *,
         guessing_loss: float,
     ) -> None:
+        model, settings = training.trained_model, training.recipe.finetune
+        assert isinstance(model, VideoClassifier)
         self._training = training
         self._context = training.context
         self._model = model

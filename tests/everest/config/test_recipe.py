@@ -12,7 +12,6 @@ from small_runs import called, problems_of
 
 from everest.config.recipe import dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.recipe_files import shipped_names, shipped_recipe
-from everest.config.settings import Recipe
 from everest.config.stage_settings import AutoencoderSettings, ViewPretrainSettings, ViewsSettings
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
@@ -179,35 +178,52 @@ def test_backbones_and_the_chosen_values_in_by_backbone_are_checked(tmp_path):
 # --- settings that exclude each other -----------------------------------------------------------------------
 
 
-def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
-    def read(text: str, *overrides: str) -> Recipe:
-        return load_recipe(write(tmp_path, text), overrides=overrides)
+STRATEGY, OF_FINETUNING = "pretrain.selection.strategy", "finetune.selection.strategy"
+ALL_TOKENS = "base: videomae-ucf101\nfinetune: {selection: {strategy: all}}\n"
+HALF = "base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n"
+KEEP_40 = "base: k400\npretrain: {selection: {keep_ratio: 0.4}}\n"
+VARIANTS = {  # a recipe, another choice, and what is then in a place
+    "a share of both strategies": ("base: ucf101", f"{STRATEGY}=random", RandomSpaceTime(visible_ratio=0.1)),
+    "a share of a template": ("base: custom", f"{STRATEGY}=random", RandomSpaceTime(visible_ratio=0.1)),
+    "a share of views": ("base: small-views", f"{STRATEGY}=random", RandomSpaceTime()),
+    "a share of a class": ("base: lvmae-128", f"{STRATEGY}=redundancy-robust", RedundancyRobust()),
+    "kept tokens": (KEEP_40, f"{STRATEGY}=frame-difference", FrameDifference(keep_ratio=0.4)),
+    "another objective": ("base: small-views", "pretrain.objective=pixels", RedundancyRobust()),
+}
 
-    strategy = "pretrain.selection.strategy=random"
-    ranked, change = (
-        f"pretrain.selection.strategy={name}" for name in ("redundancy-robust", "frame-difference")
-    )
-    assert read("base: ucf101\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
-    assert read("base: custom\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
-    assert read("base: small-views\n", strategy).pretrain.selection == RandomSpaceTime()
-    all_tokens = "base: videomae-ucf101\nfinetune: {selection: {strategy: all}}\n"
-    drawn = read(all_tokens, "finetune.selection.strategy=drawn").finetune.selection
-    assert drawn == Drawn(keep_ratio=0.6, visible_ratio=None)
-    assert read("base: small\n", "pretrain.steps=null").pretrain.epochs == 800
-    pixels = read("base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n").pretrain
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_another_choice_inherits_the_settings_that_both_have(name: str, tmp_path: Path):
+    text, override, expected = VARIANTS[name]
+    assert load_recipe(write(tmp_path, text), overrides=[override]).pretrain.selection == expected
+
+
+def test_a_strategy_of_fine_tuning_takes_its_defaults_after_one_without_settings(tmp_path: Path):
+    recipe = load_recipe(write(tmp_path, ALL_TOKENS), overrides=[f"{OF_FINETUNING}=drawn"])
+    assert recipe.finetune.selection == Drawn(keep_ratio=0.6, visible_ratio=None)
+
+
+def test_epochs_take_their_default_where_steps_are_taken_away():
+    assert load_recipe("small", overrides=["pretrain.steps=null"]).pretrain.epochs == 800
+
+
+def test_another_target_drops_the_settings_of_the_first(tmp_path: Path):
+    pixels = load_recipe(write(tmp_path, HALF)).pretrain
     assert pixels == replace(pixels, target=PixelTargets(frames="half"))
     codes = write(tmp_path, "base: lvmae-128\npretrain: {target: {space: codes}}\n", "codes.yaml")
-    assert isinstance(read(f"base: {codes}\n", "pretrain.target.kind=pixels").pretrain, AutoencoderSettings)
-    views = read("base: demo\n", "pretrain.objective=views").pretrain
+    found = load_recipe(write(tmp_path, f"base: {codes}\n"), overrides=["pretrain.target.kind=pixels"])
+    assert isinstance(found.pretrain, AutoencoderSettings)
+
+
+def test_another_objective_has_its_own_section():
+    views = load_recipe("demo", overrides=["pretrain.objective=views"]).pretrain
     assert (type(views), views.views) == (ViewPretrainSettings, ViewsSettings())
-    numbers = read("base: ucf101\ndata: {classes: a.txt}\n", "data.task=regression").data
+
+
+def test_another_task_drops_the_classes(tmp_path: Path):
+    text = "base: ucf101\ndata: {classes: a.txt}\n"
+    numbers = load_recipe(write(tmp_path, text), overrides=["data.task=regression"]).data
     assert (numbers.classes, numbers.num_classes) == (None, None)
-    # A share of the same name is another setting, unless both strategies have it of one class.
-    pixels = read("base: small-views\n", "pretrain.objective=pixels").pretrain.selection
-    assert (pixels, read("base: lvmae-128\n", ranked).pretrain.selection) == (RedundancyRobust(),) * 2
-    assert read(
-        "base: k400\npretrain: {selection: {keep_ratio: 0.4}}\n", change
-    ).pretrain.selection == replace(FrameDifference(), keep_ratio=0.4)
 
 
 HEADS = "data.heads={verb: 97, noun: 300}"

@@ -32,7 +32,8 @@ def test_one_folder_has_the_result_the_page_and_the_model(class_folders: Path, t
     assert list(candidates) == names.split()
     assert document["chosen"] in candidates
     assert candidates["linear-images"]["test"] == document["linear_pixels"]
-    assert document["chance"] == document["majority"] == 50 <= document["linear_pixels"] + 50 <= 150
+    assert document["chance"] == document["majority"] == 50
+    assert candidates[document["chosen"]]["test"] == document["top1"]
 
 
 def test_a_finished_project_shows_its_verdict_again(class_folders: Path, trained: Path):
@@ -145,7 +146,10 @@ def test_numbers_are_measured_by_their_error(class_folders: Path, tmp_path: Path
     relabel(class_folders, videos := tmp_path / "all.csv", down="1", right="2")
     options = [videos, "--task", "regression", "-o", tmp_path / "project", *FEW]
     document = json_of("train", *options)
-    assert min(document["mae"], document["linear_pixels"]) >= 0
+    errors = {each["name"]: each["test"] for each in document["candidates"]}
+    assert document["mae"] == pytest.approx(errors[document["chosen"]], abs=1e-6)
+    assert document["linear_pixels"] == errors["linear-images"]
+    assert document["linear_pixels"] < 0.5 == document["chance"]  # of the mean of 1 and 2
     assert (document["metric"], document["majority"]) == ("mae", None)
     assert METRICS["mae"].title in called("train", *options).stdout
     folds = ["-o", tmp_path / "folds", "--folds", 3]

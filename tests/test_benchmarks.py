@@ -19,13 +19,19 @@ from everest_workflows.project.verdict import list_results
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_first_minutes_of_a_gpu_run_on_a_cpu(tmp_path: Path):
-    only = "machine,ceilings,same,step everest-s,step plain-everest-b,step views-b"
+def measured_on_a_cpu(folder: Path, only: str) -> list[dict[str, Any]]:
+    """The rows of `gpu_first.py` for some items."""
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_first.py"), "--cpu", "--only", only]
     environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment)
-    rows = [json.loads(line) for line in (tmp_path / "gpu_first.jsonl").read_text().splitlines()]
+    subprocess.run([*command, "--out", str(folder)], check=True, env=environment)
+    rows = [json.loads(line) for line in (folder / "gpu_first.jsonl").read_text().splitlines()]
     assert [row for row in rows if "error" in row] == []
+    return rows
+
+
+def test_the_first_minutes_of_a_gpu_run_on_a_cpu(tmp_path: Path):
+    only = "machine,ceilings,same,step everest-s,step plain-everest-b,step views-b"
+    rows = measured_on_a_cpu(tmp_path, only)
     assert [row["gradient_error"] for row in rows if row["item"] == "same as the CPU"] == [0, 0, 0]
     cases = [row["case"] for row in rows if "case" in row]
     assert cases == ["everest-s", "views-b", "plain-everest-b", "everest-s", "views-b"]
@@ -35,17 +41,7 @@ def test_the_first_minutes_of_a_gpu_run_on_a_cpu(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_loader_and_training_runs_of_a_gpu_run_on_a_cpu(tmp_path: Path):
-    command = [
-        sys.executable,
-        str(ROOT / "benchmarks" / "gpu_first.py"),
-        "--cpu",
-        "--only",
-        "videos,loader,run",
-    ]
-    environment = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    subprocess.run([*command, "--out", str(tmp_path)], check=True, env=environment)
-    rows = [json.loads(line) for line in (tmp_path / "gpu_first.jsonl").read_text().splitlines()]
-    assert [row for row in rows if "error" in row] == []
+    rows = measured_on_a_cpu(tmp_path, "videos,loader,run")
     assert all(row["clips_per_second"] > 0 for row in rows if "views" in row)
     assert [row["code"] for row in rows if "run" in row] == [0, 0]
 

@@ -87,21 +87,6 @@ def test_shells_complete_commands_options_and_recipes(typed: str, completions: l
     assert sorted(shown.stdout.split()) == sorted(completions), shown.stderr
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "message"),
-    [
-        (["--recipe", "ucf10"], 2, "unknown name 'ucf10'; did you mean 'ucf101'?"),
-        (["--set", "pretrain.base_lrr=1"], 2, "unknown key; did you mean 'base_lr'?"),
-        (["--data", "/gone"], 4, "/gone: no such folder"),
-        (["--set", "data.train=gone.csv"], 4, "gone.csv"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_fix(recipe, tmp_path, options, code, message):
-    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", *options]
-    assert message in refused(*command, code=code)
-    assert not (tmp_path / "run").exists()
-
-
 def test_weights_without_a_recipe_and_of_nobody_have_their_messages(recipe, autoencoder_run, tmp_path):
     autoencoder = shutil.copy(autoencoder_run / "model.safetensors", tmp_path)
     assert "recipe.yaml next to it" in refused("eval", "-c", autoencoder, code=6)

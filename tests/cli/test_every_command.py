@@ -123,9 +123,6 @@ def test_names_that_are_not_utf_8_are_refused(clip_files: Path, classifier_run: 
         ["pretrain", "-r", recipe, "--set", f"data.train={odd.parent}"],
     ):
         assert "9.mp4: its name is not UTF-8; rename it\n" in refused(*command, code=4)
-    (tmp_path / "list.csv").write_bytes(b"clip0.mp4 0\ncaf\xe9.mp4 1\n")
-    message = refused("prepare check", tmp_path / "list.csv", code=4)
-    assert "list.csv:2: not in UTF-8; save it in that encoding" in message
     for word in (odd, f"--data={odd}"):
         assert "is not UTF-8; rename the file or folder" in called("predict", *run, word, code=2).stderr
 

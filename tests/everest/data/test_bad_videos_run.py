@@ -9,8 +9,6 @@ import pytest
 import torch
 from small_runs import refused, small_recipe
 
-from everest.data.footage import frame_span
-from everest.lists.sample import Sample
 from everest.video.metadata import inspect_video
 from everest.video.reader import VideoError, read_frames
 from everest.video.writer import write_video
@@ -67,12 +65,6 @@ def test_memory_stops_growing_over_thousands_of_opens(video: Path, shared: Path)
                 assert error.reason  # noqa: PT017
         grown.append(process.memory_info().rss - before)
     assert grown[-1] <= 2 * 2**20, grown
-
-
-def test_one_frame_is_a_whole_clip(shared: Path):
-    file = shared / "videos" / "odd" / "one_frame_h264.mp4"
-    assert frame_span(Sample(path=str(file))) == (0, 1)
-    assert read_frames(file, [0] * 16).shape[0] == 16
 
 
 def test_protected_files_are_named(video: Path):

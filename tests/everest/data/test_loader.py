@@ -151,7 +151,7 @@ ORPHANS = """
 import os, sys, time
 from everest.data import workers
 os.register_at_fork(after_in_child=lambda: time.sleep(float(sys.argv[1])))
-pool = workers.Workers(print, number=2, ahead=2)
+pool = workers.Workers(print, num_workers=2, max_ahead=2)
 print(*(process.pid for process in pool._processes.values()), flush=True)
 time.sleep(60)
 """
@@ -164,6 +164,7 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         numbers = program.stdout.readline().split()
         program.kill()
+    assert len(numbers) == 2
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{number}").exists() for number in numbers):
         assert time.monotonic() < deadline

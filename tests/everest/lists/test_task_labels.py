@@ -105,22 +105,6 @@ def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_pat
     assert {sample.labels for sample in train.samples} == {(0, (0, 1), 0.5), (1, (2,), 1.0)}
 
 
-@pytest.mark.parametrize(
-    ("labels", "options", "code", "message"),
-    [
-        (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is not a number"),
-        (["a|b", "a||b"], [], 4, "all.csv:3: label 'a||b' has a class twice, or nothing betw"),
-        (["0", "1"], ["--task", "labels"], 2, "'labels' is not one of"),
-    ],
-)
-def test_labels_of_another_kind_are_one_line_with_their_row(tmp_path, labels, options, code, message):
-    shown = everest("prepare split", write(tmp_path, labels), *options, code=code).stderr
-    assert message in shown
-    lines = [line for line in shown.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    assert not (tmp_path / "train.csv").exists()
-
-
 def test_the_task_of_folders_is_known(tmp_path: Path):
     touch(tmp_path, "set/a/1.mp4", "set/b/2.mp4")
     shown = everest("prepare split", tmp_path / "set", "--task", "regression", code=4).stderr

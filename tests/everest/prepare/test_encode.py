@@ -213,7 +213,6 @@ def test_settings_of_the_other_codec_are_refused(videos: Path, tmp_path: Path, o
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):
     before = contents(videos)
     assert "is inside" in error(videos, "-o", videos / "small", "--overwrite", code=2)
-    assert "an input of this command" in error(videos / "train.csv", "-o", videos, "--overwrite", code=2)
     (tmp_path / "lists").mkdir()
     shutil.copy(videos / "train.csv", tmp_path / "lists" / "train.csv")
     arguments = (tmp_path / "lists" / "train.csv", "--data", videos, "-o", videos, "--overwrite")

@@ -1,8 +1,7 @@
-import json
 from pathlib import Path
 
 import pytest
-from small_runs import called, refused, small_recipe
+from small_runs import called, json_of, refused, small_recipe
 
 
 def write(folder: Path, name: str, labels: list[str], clips: Path, header: str = "path,label") -> None:
@@ -64,42 +63,36 @@ def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str, Path]:
-    """A run for each task, each in a folder with its lists."""
-    found = {}
-    for task, labels in (
-        ("single-label", ["a", "b", "a", "b"]),
-        ("multi-label", ["a|b", "c", "", "a"]),
-        ("regression", ["0.5", "1", "2", "-1"]),
-    ):
-        folder = tmp_path_factory.mktemp(task)
-        for name in ("train.csv", "test.csv"):
-            write(folder, name, labels, clip_files)
-        found[task] = folder / "run"
-        called(*finetune(recipe(folder, task=task), "-q"))
-    return found
+def named_run(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """A run with the classes a and b."""
+    folder = tmp_path_factory.mktemp("named")
+    for name in ("train.csv", "test.csv"):
+        write(folder, name, ["a", "b", "a", "b"], clip_files)
+    called(*finetune(recipe(folder, task="single-label"), "-q"))
+    return folder / "run"
 
 
 @pytest.mark.parametrize(
-    ("task", "labels", "message"),
+    ("run", "labels", "message"),
     [
-        ("single-label", ["a", "c"], "test.csv:3: unknown class 'c'; known: a, b"),
-        ("single-label", ["a|b", "a"], "test.csv:2: unknown class 'a|b'; the model predicts one class for"),
-        ("single-label", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0; the model predicts cl"),
-        ("multi-label", ["a", "b|d"], "test.csv:3: unknown class 'd'; known: a, b, c"),
+        ("named_run", ["a", "c"], "test.csv:3: unknown class 'c'; known: a, b"),
+        ("named_run", ["a|b", "a"], "test.csv:2: unknown class 'a|b'; the model predicts one class for"),
+        ("named_run", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0; the model predicts cl"),
+        ("tags_run", ["run", "sit|d"], "test.csv:3: unknown class 'd'; known: run, sit, walk"),
     ],
 )
-def test_evaluation_refuses_labels_of_another_kind(runs, clip_files, task, labels, message):
-    write(runs[task].parent, "test.csv", labels, clip_files)
-    assert message in error_of("eval", "-c", runs[task], "-q")
+def test_evaluation_refuses_labels_of_another_kind(run, labels, message, clip_files, tmp_path, request):
+    write(tmp_path, "test.csv", labels, clip_files)
+    test = f"data.test={tmp_path}/test.csv"
+    assert message in error_of("eval", "-c", request.getfixturevalue(run), "-q", "--set", test)
 
 
-def test_lists_for_evaluation_may_show_few_classes(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
-    write(runs["multi-label"].parent, "test.csv", ["a", "", "a"], clip_files)
-    assert "mean average precision" in called("eval", "-c", runs["multi-label"]).stdout
-    write(runs["multi-label"].parent, "test.csv", ["", "", ""], clip_files)
-    found = json.loads(called("eval", "-c", runs["multi-label"], "--json", "-q").stdout)
-    assert found["map"] is None
+def test_lists_for_evaluation_may_show_few_classes(tags_run: Path, clip_files: Path, tmp_path: Path):
+    command = ["eval", "-c", tags_run, "--set", f"data.test={tmp_path}/test.csv"]
+    write(tmp_path, "test.csv", ["run", "", "run"], clip_files)
+    assert "mean average precision" in called(*command).stdout
+    write(tmp_path, "test.csv", ["", "", ""], clip_files)
+    assert json_of(*command, "-q")["map"] is None
     write(tmp_path, "train.csv", ["a|b", "c", "", "a"], clip_files)
     write(tmp_path, "val.csv", ["", ""], clip_files)
     command = finetune(recipe(tmp_path, task="multi-label"), "-q", "--set", "data.val=val.csv")

@@ -14,13 +14,11 @@ from textwrap import dedent
 from types import ModuleType
 
 from everest.config import heads, values
-from everest.config.tokenizer_settings import TokenizerConfig, TokenizerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = 60  # letters of a meaning that also explains the values of its key
 ORIGIN = re.compile(r"Table|§|released|paper|\bours\b|our choice|\[[PM]\]|[A-Z]\w+ et al\.|VideoMAE")
 SOURCES = {"[P]": "(LVMAE paper)", "[M]": "(MAGVIT's code)"}
-NETWORKS = {TokenizerSettings: (TokenizerConfig,)}  # whose comments explain keys of the same names
 
 
 def explanation(settings: type, key: str, annotation: str, places: list[str]) -> str:
@@ -42,7 +40,7 @@ def explanation(settings: type, key: str, annotation: str, places: list[str]) ->
 def notes(settings: type) -> dict[str, str]:
     """The comments of each key, of the class that defines it last, else its lines in the docstring."""
     notes: dict[str, str] = {}
-    for each in reversed([*settings.__mro__, *NETWORKS.get(settings, ())]):
+    for each in reversed(settings.__mro__):
         if is_dataclass(each):
             described = re.findall(
                 r"^    (\w+): (.*(?:\n     .*)*)", inspect.getdoc(each) or "", flags=re.MULTILINE

@@ -120,12 +120,9 @@ def _target_contradictions(recipe: Recipe, section: AutoencoderSettings) -> Iter
 
 
 def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Iterator[Problem]:
-    """Contradictions about the tokenizer: its losses, its network, and its tokens next to the model's."""
-    config, loss, size = section.config, section.loss, recipe.data.frame_size
-    if not (loss.reconstruction or loss.perceptual):
-        text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
-        yield "tokenizer.loss.reconstruction", text
-    malformed = list(section.problems())
+    """Contradictions about the tokenizer: its network, and its tokens next to the model's."""
+    config, size = section.config, recipe.data.frame_size
+    malformed = list(config.problems(section.frames))
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # such a network has no grid
         return
@@ -137,7 +134,7 @@ def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Ite
         tubelets = (config.tubelet, recipe.model.tubelet)
         coded, embedded = ("x".join(map(str, tubelet)) for tubelet in tubelets)
         text = f"its tokens are of {coded} frames and pixels, the model's (model.tubelet) of {embedded}"
-        yield "tokenizer.size", f"{text}; set model.tubelet, or stem and multipliers here"
+        yield "tokenizer.size", f"{text}; set model.tubelet"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
         grid = TokenGrid.of_clip(frames=section.frames, size=size, tubelet=config.tubelet)
         ranked = grid.num_tokens - grid.per_slice

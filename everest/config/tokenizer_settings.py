@@ -7,7 +7,7 @@ tables with the paper's own values were not available; every value without a mar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from math import log2, prod
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -19,7 +19,6 @@ from everest.config.values import settings
 from everest.errors import shorten
 
 MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
-TopKGradient = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MOST_CODE_BITS)]
 
 
@@ -28,15 +27,15 @@ class TokenizerConfig:
     """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
-    stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
-    channels: int = 64  # channels of the first level
-    multipliers: tuple[int, ...]  # factors of `channels`, one per level
+    stem: tuple[v.Length, v.Length]  # stride of the first convolution in frames and pixels; (1, 1): none
+    channels: v.Length = 64  # channels of the first level
+    multipliers: Annotated[tuple[v.Length, ...], Field(min_length=1)]  # factors of `channels`, one per level
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
-    blocks: int = 2  # residual blocks per level of the encoder, and in its middle
-    decoder_blocks: int = 2  # the same for the decoder
-    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # per dimension of a code; the LVMAE paper has 2^18 codes
-    input_scale: float = 1.0  # factor of height and width; a clip is scaled first
-    scorer_channels: tuple[int, int] = (32, 64)  # channels of the scorer's two convolutions
+    blocks: v.Depth = 2  # residual blocks per level of the encoder, and in its middle
+    decoder_blocks: v.Depth = 2  # the same for the decoder
+    levels: Levels = (8, 8, 8, 8, 8, 8)  # per dimension of a code; the LVMAE paper has 2^18 codes
+    input_scale: Annotated[float, Field(ge=1 / 64, le=1)] = 1.0  # factor of height and width, applied first
+    scorer_channels: tuple[v.Length, v.Length] = (32, 64)  # channels of the scorer's two convolutions
 
     @property
     def stride(self) -> tuple[int, int]:
@@ -62,10 +61,26 @@ class TokenizerConfig:
         height, width = self.scaled(size)
         return frames // time, height // space, width // space
 
+    def problems(self, frames: int) -> Iterator[tuple[str, str]]:
+        """Yields the key of each value that does not go with another one, or with windows of `frames`."""
+        halvings, (time, pixels) = len(self.multipliers) - 1, self.stride
+        if len(self.time_down) != halvings:
+            text = f"{len(self.time_down)} values for {halvings} halvings, one between any two multipliers"
+            yield "time_down", text
+        if (pixels / self.input_scale) % 1:
+            text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
+            yield "input_scale", f"{self.input_scale} {text}"
+        if log2(num_codes := prod(self.levels)) > MOST_CODE_BITS:
+            yield "levels", f"{shorten(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
+        # The first slice of a window is always kept; the tokenizer selects from the later slices.
+        if frames % time or frames < 2 * time:
+            text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
+            yield "frames", text
+
 
 # magvit-b: widths and depths of MAGVIT's public code, with one more level and one halving of time, so that
 # its tokens match a ViT with tubelet 2x16x16; all other values are our choice.
-TokenizerSize = Literal["magvit-b", "magvit-b-half", "lite", "tiny"]
+TokenizerSize = Literal["magvit-b", "magvit-b-half", "lite", "tiny", "tiny-8"]
 TOKENIZERS: Final[dict[TokenizerSize, TokenizerConfig]] = {
     "magvit-b": TokenizerConfig(
         stem=(1, 1), multipliers=(1, 2, 2, 4, 4), time_down=(False, False, False, True)
@@ -75,6 +90,7 @@ TOKENIZERS: Final[dict[TokenizerSize, TokenizerConfig]] = {
     ),
     "lite": TokenizerConfig(stem=(1, 4), multipliers=(1, 2, 4), time_down=(False, True)),
     "tiny": TokenizerConfig(stem=(2, 4), channels=32, multipliers=(1,), time_down=(), blocks=1),
+    "tiny-8": TokenizerConfig(stem=(2, 4), channels=32, multipliers=(1, 2), time_down=(False,), blocks=1),
 }
 
 
@@ -85,29 +101,24 @@ class TokenizerArchitecture:
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 pydantic's name for it
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
-    window: int  # frames that are encoded together
+    window: v.Length  # frames that are encoded together
     size: tuple[v.Length, v.Length]  # height, width of the training clips; other sizes work as well
-    keep: float  # share of a window's ranked tokens from which training rebuilds a clip
-    select: TopKGradient = "straight-through"  # how gradients pass the selection (`soft_topk_mask`)
-    temperature: float = 0.5  # temperature of the selection
+    keep: v.ShareAboveZero  # share of a window's ranked tokens from which training rebuilds a clip
     checkpointing: bool = False  # recompute activations in the backward pass
 
 
 @settings
 class TokenizerLossSettings:
-    """Weights of the terms, and the settings that the perceptual and the adversarial term need."""
+    """Weights of the terms beside the squared error of the pixels, whose weight is 1 [M]."""
 
-    reconstruction: v.NotNegative = 1.0  # weight of the squared error of the pixels [M]
     perceptual: v.NotNegative = 0.0  # [M]: 0.1
     gan: v.NotNegative = 0.0  # [M]: 0.1
-    r1: v.NotNegative = 10.0  # weight of the penalty in the discriminator's loss [M]
-    discriminator_lr: v.Positive = 1e-4  # the peak; the schedule is the tokenizer's [M]
     perceptual_weights: str | None = None  # a file, or hf:OWNER/NAME; None: timm's
 
 
 @settings
 class TokenizerSettings(ScheduleSettings):
-    """A tokenizer and its training. Settings of the network that are None follow from `size`."""
+    """A tokenizer and its training."""
 
     epochs: v.Count | None = 30
     warmup_epochs: v.CountOrZero = 1  # epochs of a rising learning rate [M]
@@ -120,21 +131,11 @@ class TokenizerSettings(ScheduleSettings):
     encoder_lr_scale: ClassVar[float] = 1.0
     views_per_decode: ClassVar[int] = 1
     checkpoint: str | None = None  # a trained tokenizer
-    # The size of the network, which gives the keys below that are None their values.
-    size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"
-    levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
-    stem: tuple[v.Length, v.Length] | None = None
-    channels: v.Length | None = None
-    multipliers: Annotated[tuple[v.Length, ...], Field(min_length=1)] | None = None
-    time_down: tuple[bool, ...] | None = None
-    blocks: v.Depth | None = None
-    decoder_blocks: v.Depth | None = None
-    scorer_channels: tuple[v.Length, v.Length] | None = None
-    input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
+    size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"  # of the network
+    channels: v.Length | None = None  # channels of the first level; None: by `size`
+    levels: Levels = (8, 8, 8, 8, 8, 8)  # of each dimension of a code: 2^18 codes [P]
     frames: v.Length = 16  # frames of a window, which is encoded at once [P]
     keep: v.ShareAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
-    select: TopKGradient = "straight-through"  # how the choice of tokens passes a gradient to their scores
-    temperature: v.Positive = 0.5  # temperature of the scores in `select`
     warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
@@ -147,24 +148,6 @@ class TokenizerSettings(ScheduleSettings):
 
     @property
     def config(self) -> TokenizerConfig:
-        """The network: its size, with the values that are set here in their place."""
-        values = {each.name: getattr(self, each.name) for each in fields(TokenizerConfig)}
-        given = {name: value for name, value in values.items() if value is not None}
-        return replace(TOKENIZERS[self.size], **given)
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the key of each setting of the network that does not go with another one, and the reason."""
-        config = self.config
-        halvings, (time, pixels) = len(config.multipliers) - 1, config.stride
-        if len(config.time_down) != halvings:
-            text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
-            yield "time_down", text
-        if (pixels / config.input_scale) % 1:
-            text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
-            yield "input_scale", f"{config.input_scale} {text}"
-        if log2(num_codes := prod(config.levels)) > MOST_CODE_BITS:
-            yield "levels", f"{shorten(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
-        # The first slice of a window is always kept; the tokenizer selects from the later slices.
-        if self.frames % time or self.frames < 2 * time:
-            text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
-            yield "frames", text
+        """The network."""
+        config = replace(TOKENIZERS[self.size], levels=self.levels)
+        return config if self.channels is None else replace(config, channels=self.channels)

@@ -135,9 +135,7 @@ class AdaptiveTokenizer(nn.Module):
             generator = torch.Generator(scores.device).manual_seed(0)
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
-        num_selected = num_kept(ranked.size(1), keep)
-        gradient, temperature = self.spec.select, self.spec.temperature
-        selected = soft_topk_mask(ranked, num_selected, gradient, temperature, generator)
+        selected = soft_topk_mask(ranked, num_kept(ranked.size(1), keep), generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.tokenizer_settings import TokenizerConfig, TopKGradient
+from everest.config.tokenizer_settings import TokenizerConfig
 from everest.system.compute import full_precision
 
 NORM_GROUPS: Final = 32  # groups of GroupNorm, if their number divides the channels
@@ -29,7 +29,7 @@ NORM_GROUPS: Final = 32  # groups of GroupNorm, if their number divides the chan
 RANGE_MARGIN: Final = 1e-3  # relative to the range of the levels
 MOST_MARGIN: Final = 0.25  # in levels; at 0.5, a level outside the range would be reached
 ROOT_FLOOR: Final = 1e-6  # added under a root, whose gradient at 0 (equal frames or scores) is not finite
-NOISE_SAMPLES: Final = 32  # number of noise samples for `perturbed`
+TEMPERATURE: Final = 0.5  # our choice: width of the sigmoid through which the scorer gets its gradient
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -243,20 +243,15 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return shuffled.gather(1, order[:, :k])
 
 
-def soft_topk_mask(
-    scores: Tensor, k: int, gradient: TopKGradient, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Select the `k` highest scores of each row, with a gradient to the scores.
+def soft_topk_mask(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Select the `k` highest scores of each row, with the gradient of a sigmoid around the threshold.
 
-    LVMAE does not specify its differentiable top-k, so both kinds are our choice. Scores are standardized per
-    clip first, because their scale drifts in training and would change the effect of the temperature.
+    LVMAE does not specify its differentiable top-k, so this is our choice. Scores are standardized per clip
+    first, because their scale drifts in training and would change the effect of the temperature.
 
     Args:
         scores: (B, N) float32.
-        gradient: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the
-            gradient of the mean selection under noise (Berthet et al. 2020).
-        temperature: temperature of the sigmoid, or standard deviation of the noise.
-        generator: draws the order of ties and the noise; on the scores' device.
+        generator: draws the order of ties; on the scores' device.
     Returns:
         (B, N) float32 mask of 0 and 1, with exactly `k` ones per row.
     """
@@ -266,15 +261,7 @@ def soft_topk_mask(
         return hard
     std = (scores.var(dim=1, keepdim=True, unbiased=False) + ROOT_FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
-    if gradient == "perturbed":
-        shape = (NOISE_SAMPLES, *standard.shape)
-        noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
-        noisy = standard.detach() + temperature * noise
-        selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
-        slope = (noise * standard).sum(dim=2, keepdim=True) / temperature  # (S, B, 1)
-        soft = (selected * slope).mean(dim=0)
-    else:
-        # The threshold is halfway between the k-th and the next score.
-        threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
-        soft = torch.sigmoid((standard - threshold) / temperature)
+    # The threshold is halfway between the k-th and the next score.
+    threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
+    soft = torch.sigmoid((standard - threshold) / TEMPERATURE)
     return hard + (soft - soft.detach())  # this order gives exactly 0 and 1

@@ -39,6 +39,8 @@ from everest.video.pixels import IMAGENET
 LEAST_PLACES: Final = 4  # heuristic: minimum height and width, in places, of a discriminator's last layer
 ADVERSARY_START: Final = 0.2  # heuristic: share of the steps in which the tokenizer first learns to rebuild
 ADVERSARY_BETAS: Final = (0.0, 0.99)  # MAGVIT
+ADVERSARY_LR: Final = 1e-4  # MAGVIT; the peak, in the tokenizer's schedule
+R1_WEIGHT: Final = 10.0  # MAGVIT; of the penalty in the discriminator's loss
 LEAKY_SLOPE: Final = 0.2  # slope of the leaky ReLU below 0: MAGVIT
 MOST_WIDTH: Final = 4  # heuristic: maximum width as a multiple of the tokenizer's first width
 BLUR_KERNEL: Final = (1, 3, 3, 1)  # StyleGAN
@@ -152,7 +154,9 @@ class Adversary:
         lr_scale: ratio of the discriminator's learning rate to the tokenizer's, in every step.
     """
 
-    def __init__(self, discriminator: nn.Module, *, r1_weight: float, lr_scale: float = 1.0) -> None:
+    def __init__(
+        self, discriminator: nn.Module, *, r1_weight: float = R1_WEIGHT, lr_scale: float = 1.0
+    ) -> None:
         self.discriminator = discriminator
         self._r1_weight = r1_weight
         self.group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
@@ -231,8 +235,7 @@ class TokenizerObjective:
             adversarial: whether the adversary is active in this step.
             rng: draws the frames for the perceptual term.
         """
-        parts = {"reconstruction": out.loss}
-        loss = self.weights.reconstruction * out.loss
+        parts, loss = {"reconstruction": out.loss}, out.loss
         if self.perceptual is not None:
             parts["perceptual"] = perceptual_distance(self.perceptual, out.frames, out.original, rng)
             loss = loss + self.weights.perceptual * parts["perceptual"]
@@ -274,6 +277,5 @@ def tokenizer_objective(
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
             discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size).to(device)
-            lr_scale = weights.discriminator_lr / settings.lr
-            adversary = Adversary(discriminator, r1_weight=weights.r1, lr_scale=lr_scale)
+            adversary = Adversary(discriminator, lr_scale=ADVERSARY_LR / settings.lr)
     return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

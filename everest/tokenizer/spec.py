@@ -5,7 +5,7 @@ Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,7 @@ class TokenizerSpec(TokenizerArchitecture):
         from everest.system.weights import read_spec  # a model alone reads no files
 
         spec = read_spec(_SPEC, settings, source=source)
-        selection = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        section = {**asdict(spec.config), "frames": spec.window, **selection}  # section of a recipe
-        problem = next(read_spec(_SETTINGS, section, source=source).problems(), None)
+        problem = next(spec.config.problems(spec.window), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
         return spec
@@ -49,7 +47,6 @@ class TokenizerSpec(TokenizerArchitecture):
 
 
 _SPEC = TypeAdapter(TokenizerSpec)
-_SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +92,6 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
         window=settings.frames,
         size=recipe.data.frame_size,
         keep=settings.keep,
-        select=settings.select,
-        temperature=settings.temperature,
         checkpointing=recipe.train.checkpointing,
     )
 

@@ -19,7 +19,7 @@ data: {frames: 8, size: 32, test: train.csv}
 model: {backbone: vit-tiny, tubelet: [2, 8, 8]}
 train: {workers: 0, micro_batch: 2, precision: fp32}
 pretrain: {stride: 2}
-tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], frames: 8, keep: 0.25,
+tokenizer: {size: tiny-8, channels: 8, frames: 8, keep: 0.25,
             epochs: 3, batch_size: 4, lr: 1.0e-2, ema: 0.5}
 """
 

@@ -105,7 +105,7 @@ def test_settings_of_no_model_are_refused(name, classifier_run, autoencoder_run,
 
 TOKENIZER = {
     "config": {"stem": [2, 4], "channels": 8, "multipliers": [1, 1], "time_down": [False], "blocks": 1},
-    **{"window": 8, "size": [32, 32], "keep": 0.25, "temperature": 0.5},
+    **{"window": 8, "size": [32, 32], "keep": 0.25},
 }
 TOKENIZER["config"] |= {"decoder_blocks": 1}
 

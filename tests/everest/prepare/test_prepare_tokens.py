@@ -25,7 +25,7 @@ model: {backbone: vit-tiny, tubelet: [2, 8, 8], width: 24, depth: 1, heads: 2, d
 train: {workers: 0, micro_batch: 2, precision: fp32}
 pretrain: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1,
            selection: {strategy: learned-importance}, target: {kind: tokens}}
-tokenizer: {size: tiny, channels: 8, multipliers: [1, 1], time_down: [false], frames: 8}
+tokenizer: {size: tiny-8, channels: 8, frames: 8}
 """
 
 

@@ -27,7 +27,7 @@ def clips(number: int = 2, seed: int = 0) -> Tensor:
 @pytest.fixture
 def adversary() -> Adversary:
     torch.manual_seed(0)
-    return Adversary(Discriminator(TINY, frames=8, size=(32, 32)), r1_weight=10.0)
+    return Adversary(Discriminator(TINY, frames=8, size=(32, 32)))
 
 
 def test_a_halving_is_the_binomial_filter_at_every_second_place():
@@ -54,7 +54,7 @@ def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
 def test_losses_of_a_linear_discriminator_are_those_by_hand():
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
     real, rebuilt = torch.rand(2, 3, 2, 3, 1, 2).unbind()
-    adversary = Adversary(Linear(weight.clone()), r1_weight=10.0)
+    adversary = Adversary(Linear(weight.clone()))
     found = adversary.discriminator_losses(real, rebuilt)
     on_real, on_rebuilt = real.flatten(1) @ weight, rebuilt.flatten(1) @ weight
     logistic = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_rebuilt).log().mean())

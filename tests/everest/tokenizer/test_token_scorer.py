@@ -8,8 +8,6 @@ from torch import Tensor
 from everest.config.tokenizer_settings import TOKENIZERS
 from everest.tokenizer.layers import TokenScorer, soft_topk_mask, top_k
 
-KINDS = ["straight-through", "perturbed"]
-
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -57,10 +55,9 @@ def test_the_first_slice_copies_the_second_in_float32_under_autocast(scorer: Tok
     assert torch.equal(scores[:, 0], scores[:, 1])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch(kind: str):
+def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch():
     torch.manual_seed(0)
-    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
+    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2)
     frames = clip(2, 3, 8, 16, 16)
     frames[1] = frames[1, :, :1]
     model(frames, generator=seeded()).loss.backward()
@@ -79,10 +76,10 @@ def test_ties_are_broken_by_the_generator_and_not_by_place():
     assert first.max() > 200  # the first 45 places are what a plain top-k gives
 
 
-@given(st.integers(0, 99), st.integers(1, 40), st.sampled_from([1, 3, 1000]), st.sampled_from(KINDS))
-def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct, kind):
+@given(st.integers(0, 99), st.integers(1, 40), st.sampled_from([1, 3, 1000]))
+def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct):
     scores = torch.randint(distinct, (3, 40), generator=seeded(seed)).float()
-    mask = soft_topk_mask(scores, k, kind, 0.5, seeded(seed))
+    mask = soft_topk_mask(scores, k, seeded(seed))
     assert mask.sum(dim=1).tolist() == [k] * 3
     assert ((mask == 0) | (mask == 1)).all()
     lowest_kept = scores.masked_fill(mask == 0, torch.inf).min(dim=1).values
@@ -90,25 +87,23 @@ def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct, kind):
     assert (lowest_kept >= highest_left).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_scale_of_the_scores_changes_neither_choice_nor_strength(kind):
+def test_the_scale_of_the_scores_changes_neither_choice_nor_strength():
     """It drifts while the scorer is trained, and the temperature may not drift with it."""
     weights = clip(2, 50, seed=1)
     scores = clip(2, 50).mul(10).requires_grad_()
     gradients, masks = [], []
     for scale in (1.0, 1000.0):
-        mask = soft_topk_mask(scores * scale, 10, kind, 0.5, seeded())
+        mask = soft_topk_mask(scores * scale, 10, seeded())
         gradients.append(torch.autograd.grad((mask * weights).sum(), scores)[0])
         masks.append(mask)
     assert torch.equal(masks[0], masks[1])
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_token_that_was_missed_rises(kind):
+def test_a_token_that_was_missed_rises():
     """The gradient of a score is the decrease of the loss if the token were kept."""
     scores = torch.linspace(1, 0, 20)[None].repeat(64, 1).requires_grad_()
     wanted = 6  # just below the five that are kept
-    mask = soft_topk_mask(scores, 5, kind, 0.5, seeded())
+    mask = soft_topk_mask(scores, 5, seeded())
     (-mask[:, wanted]).sum().backward()
     assert scores.grad.mean(dim=0).argmin() == wanted

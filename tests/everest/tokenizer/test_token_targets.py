@@ -24,7 +24,7 @@ from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
-SHORT = ("data.frames=32", "tokenizer.channels=8", "tokenizer.scorer_channels=[4, 8]")
+SHORT = ("data.frames=32", "tokenizer.channels=8")
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
 
 
 def test_the_discriminator_has_betas_and_a_peak_of_its_own_and_the_tokenizers_schedule(recipe, tmp_path):
-    own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-2", "tokenizer.loss.discriminator_lr=1e-3"]
+    own = ["tokenizer.betas=[0.9, 0.95]", "tokenizer.lr=1e-3"]
     stage, _ = with_adversary(recipe, tmp_path / "run", *own)
     optimizer = stage.training.networks[1].optimizer
     set_lr(optimizer, 0.25)

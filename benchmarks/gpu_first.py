@@ -39,7 +39,7 @@ from everest.config.recipe import load_recipe
 from everest.data.clip_dataset import StepSampler
 from everest.data.loader import divide_batches, read_batches
 from everest.data.recipe_clips import pretrain_dataset
-from everest.engine.plain_training import PlainTraining
+from everest.engine.network import PlainTraining
 from everest.engine.step import set_lr
 from everest.models.mae import MaskedAutoencoder
 from everest.profiling.profile import make_stage_spec

@@ -150,8 +150,12 @@ def convert(
     from everest.checkpoints.describe import describe_weights
     from everest.checkpoints.load import find_run_weights, is_timm_name, open_model, open_weights
     from everest.converters.convert import convert, describe_checkpoint, identify
-    from everest.converters.foreign_checkpoint import find_everest_file, locate_checkpoint, read_foreign
-    from everest.converters.weight_files import INDEX_SUFFIX
+    from everest.converters.foreign_checkpoint import (
+        INDEX_SUFFIX,
+        find_everest_file,
+        locate_checkpoint,
+        read_foreign,
+    )
     from everest.lists.labels import read_class_names
 
     path = locate_checkpoint(checkpoint, notify=say)

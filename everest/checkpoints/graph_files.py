@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,9 +17,9 @@ from torch.export import Dim
 
 from everest.checkpoints.describe import describe_sampling
 from everest.checkpoints.graph import INPUT, INSTALL_FIX, Graph, sample_pixels
-from everest.checkpoints.quantization import Int8Clips, quantize, report_clips
+from everest.checkpoints.quantization import Int8Clips, quantize
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
-from everest.models.classifier import by_head, outputs_of
+from everest.models.classifier import outputs_of
 from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
 from everest.system.events import Report, heading, ignore_event, notice
@@ -110,20 +109,18 @@ def _describe_gain(fp32: dict[str, Any], int8: dict[str, Any]) -> str:
 
 def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
     """Quantize a float32 file; returns its difference from the model, and notes about it."""
-    normalize, num_clips = graph.spec.pixels.normalize, len(clips.calibration) + len(clips.held_out)
-    calibration = list(map(normalize, clips.calibration))
+    calibration, held_out = (list(map(graph.spec.pixels.normalize, part)) for part in clips)
+    num_clips = plural(len(calibration) + len(held_out), "clip")
     report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
-    num_int8, num_float32 = quantize(file, calibration, report=report)
-    report(heading(f"comparing int8 with the model on {plural(num_clips, 'clip')}"))
-    compared = report_clips(chain(calibration, map(normalize, clips.held_out)), num_clips, report)
+    num_int8, num_float32 = quantize(file, calibration)
+    report(heading(f"comparing int8 with the model on {num_clips}"))
+    compared = [*calibration, *held_out]
     difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
     notes = [f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"]
     if difference.probability is not None:
         changed = "" if difference.num_changed is None else f"{difference.num_changed} get another class, "
-        notes.append(
-            f"int8: of {plural(num_clips, 'clip')}, {changed}a probability changes by at most "
-            f"{difference.probability:.2g}"
-        )
+        change = f"{changed}a probability changes by at most {difference.probability:.2g}"
+        notes.append(f"int8: of {num_clips}, {change}")
     if not num_int8:
         notes.append("int8: nothing to quantize; the file is as large and as fast as with fp32")
     if num_float32:
@@ -135,7 +132,7 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> t
 def compare(
     graph: Graph, run: RunFile, *, subject: str, calibration: Iterable[Tensor] | None = None
 ) -> Difference:
-    """Compare the outputs of a written file with the model's.
+    """Compare the outputs of a written file with the model's; an error if they differ too much.
 
     Args:
         run: computes the outputs of the file for normalized clips.
@@ -150,31 +147,8 @@ def compare(
     (expected, *kept), (outputs, *kept_by_file) = (
         [torch.cat(parts) for parts in zip(*pairs, strict=True)] for pairs in results
     )
-    errors = (outputs - expected) / graph.unit  # (B, outputs)
+    difference = _measure_difference(graph, expected, outputs)
     magnitude = float((expected / graph.unit).abs().max())  # may be thousands for a steep linear model
-    # Each output is centered at its mean: the means of numbers, such as years, are far apart.
-    centered = (expected - expected.mean(dim=0)) / graph.unit
-    heads = zip(*(part.split(graph.head_widths, dim=1) for part in (errors, centered)), strict=True)
-    relative = torch.stack([error.norm() / values.norm().clamp(min=1e-12) for error, values in heads])
-    num_changed = None
-    if spec.heads and all(head.task == "single-label" for head in spec.heads):
-        classes = (
-            [part.argmax(dim=1) for part in x.split(graph.head_widths, dim=1)] for x in (expected, outputs)
-        )
-        num_changed = int(torch.stack([a != b for a, b in zip(*classes, strict=True)]).any(dim=0).sum())
-    changes = []
-    if spec.heads:  # else the outputs are features
-        pairs = zip(
-            *(by_head(outputs_of(x, spec.heads), spec.heads) for x in (expected, outputs)), strict=True
-        )
-        changes = [
-            float((a - b).abs().max())
-            for (a, b), head in zip(pairs, spec.heads, strict=True)
-            if head.task != "regression"
-        ]
-    difference = Difference(
-        float(errors.abs().max()), float(relative.max()), num_changed, max(changes, default=None)
-    )
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
     elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
@@ -186,6 +160,29 @@ def compare(
     if calibration is not None:
         raise CheckpointError(f"--precision int8: {subject} {problem}; use fp32")
     raise EnvironmentProblem(f"{subject} {problem}; install the versions that everest doctor names")
+
+
+def _measure_difference(graph: Graph, expected: Tensor, outputs: Tensor) -> Difference:
+    """Measure how outputs (B, outputs) of a file differ from those of the model."""
+    heads, errors = graph.spec.heads, (outputs - expected) / graph.unit
+    # Each output is centered at its mean: the means of numbers, such as years, are far apart.
+    centered = (expected - expected.mean(dim=0)) / graph.unit
+    parts = zip(
+        *(x.split(graph.head_widths, dim=1) for x in (errors, centered, expected, outputs)), strict=True
+    )
+    relative, changes, changed = [], [], torch.zeros(len(expected), dtype=torch.bool)
+    for head, (error, values, before, after) in zip(heads or (None,), parts, strict=True):
+        relative.append(float(error.norm() / values.norm().clamp(min=1e-12)))
+        if head is not None and head.task != "regression":
+            changed |= before.argmax(dim=1) != after.argmax(dim=1)
+            changes.append(float((outputs_of(before, (head,)) - outputs_of(after, (head,))).abs().max()))
+    predicts_classes = bool(heads) and all(head.task == "single-label" for head in heads)
+    return Difference(
+        largest=float(errors.abs().max()),
+        relative=max(relative),
+        num_changed=int(changed.sum()) if predicts_classes else None,
+        probability=max(changes, default=None),
+    )
 
 
 @torch.no_grad()

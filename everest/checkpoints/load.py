@@ -13,20 +13,18 @@ from torch import Tensor
 
 from everest.converters.convert import convert
 from everest.converters.foreign_checkpoint import (
-    IMAGE_EMBEDDING,
-    find_everest_file,
-    image_weights_error,
-    locate_checkpoint,
-    read_foreign,
-)
-from everest.converters.recognition import Hints
-from everest.converters.weight_files import (
     CONFIG_FILE,
+    IMAGE_EMBEDDING,
     INDEX_SUFFIX,
     WEIGHT_FILES,
+    find_everest_file,
+    image_weights_error,
     is_pickle,
+    locate_checkpoint,
+    read_foreign,
     refuse_broken_links,
 )
+from everest.converters.recognition import Hints
 from everest.errors import CheckpointError
 from everest.methods.strategies import ShippedStrategy
 from everest.models.base import ClipModel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from everest.data.recipe_clips import clip_format
 from everest.errors import DataError
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import choose_evenly
-from everest.system.events import Report, heading, ignore_event, notice
+from everest.system.events import Report, heading, notice
 from everest.system.text import plural
 from everest.video.reader import VideoError
 
@@ -39,14 +39,6 @@ class Int8Clips(NamedTuple):
     held_out: list[Tensor]  # compared only, not used for calibration
 
 
-def _is_run_list(data: DataSettings, source: Path) -> bool:
-    """Whether `source` is beside or below the training list of a run whose lists are outside `data.root`."""
-    if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
-        return False
-    lists = Path(data.root, data.train).parent.resolve()
-    return lists != Path(data.root).resolve() and lists in source.resolve().parents
-
-
 def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
     """Read the middle clip of videos that are evenly spread over a source.
 
@@ -63,18 +55,15 @@ def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Cl
     calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
     held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MOST_COMPARED)
     clips = Int8Clips([], [])
-    report(heading(f"reading {plural(num_calibration + len(held_out), 'clip')} of {source}"))
+    total = len(calibration) + len(held_out)
+    report(heading(f"reading {plural(total, 'clip')} of {source}"))
     for num_done, index in enumerate([*calibration, *held_out], start=1):
-        sample = samples[index]
         try:
-            pixels = clip.read(sample)[None]
-            if num_done <= num_calibration:
-                clips.calibration.append(pixels)
-            else:
-                clips.held_out.append(pixels)
+            part = clips.calibration if num_done <= num_calibration else clips.held_out
+            part.append(clip.read(samples[index])[None])
         except VideoError as error:
             report(notice(f"skipped {error}"))
-        report({"event": "video", "done": num_done, "videos": num_calibration + len(held_out)})
+        report({"event": "video", "done": num_done, "videos": total})
     if len(clips.calibration) < LEAST_CLIPS:
         problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
         raise DataError(f"{source}: {problem}")
@@ -83,15 +72,16 @@ def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Cl
     return clips
 
 
-def report_clips(clips: Iterable[Tensor], num_clips: int, report: Report) -> Iterator[Tensor]:
-    """Yield `num_clips` clips; report each clip when it is used."""
-    for num_done, clip in enumerate(clips, start=1):
-        yield clip
-        report({"event": "video", "done": num_done, "videos": num_clips})
+def _is_run_list(data: DataSettings, source: Path) -> bool:
+    """Whether `source` is beside or below the training list of a run whose lists are outside `data.root`."""
+    if data.train is None or source.suffix.lower() not in LIST_SUFFIXES:
+        return False
+    lists = Path(data.root, data.train).parent.resolve()
+    return lists != Path(data.root).resolve() and lists in source.resolve().parents
 
 
-def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_event) -> tuple[int, int]:
-    """Quantize a float32 graph in its file; the scales of activations come from `batches`.
+def quantize(file: Path, clips: Sequence[Tensor]) -> tuple[int, int]:
+    """Quantize a float32 graph in its file; the scales of activations come from normalized clips.
 
     Only products of encoded tokens with weights become integers. Importance, selection and embedding are
     unchanged, so the file keeps the same tokens as the float32 graph. The head stays float32, and so do the
@@ -114,16 +104,13 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
         for node in model.graph.node
         if node.op_type == "MatMul" and node.input[1] in initializers and node.name not in selection_nodes
     }
-    if not product_inputs:  # a linear model
-        return 0, 0
-    clips = report_clips(batches, len(batches), report)
-    ranges, ratios = _measure_ranges(model, set(product_inputs.values()), clips)
-    products = [name for name, source in product_inputs.items() if ratios[source] <= MOST_INPUT_RANGE]
-    if not products:  # with an empty list, onnxruntime would quantize all nodes
+    ranges = _measure_ranges(model, list(dict.fromkeys(product_inputs.values())), clips)
+    products = [name for name, source in product_inputs.items() if ranges[source].in_rms <= MOST_INPUT_RANGE]
+    if not products:  # as of a linear model; with an empty list, onnxruntime would quantize all nodes
         return 0, len(product_inputs)
-    sources = {product_inputs[name] for name in products}
-    one_batch = iter([{INPUT: batches[0].numpy()}])  # onnxruntime needs a batch; the ranges cover all batches
-    reader: Any = SimpleNamespace(get_next=partial(next, one_batch, None))
+    used = {name: ranges[name] for name in map(product_inputs.__getitem__, products)}
+    one_clip = iter([{INPUT: clips[0].numpy()}])  # onnxruntime needs one; the ranges cover all clips
+    reader: Any = SimpleNamespace(get_next=partial(next, one_clip, None))
     quantize_static(
         model,
         file,
@@ -135,38 +122,39 @@ def quantize(file: Path, batches: Sequence[Tensor], *, report: Report = ignore_e
         per_channel=True,
         extra_options={
             "OpTypesToExcludeOutputQuantization": ["MatMul"],
-            "TensorQuantOverrides": {name: [ranges[name]] for name in sources},
+            "TensorQuantOverrides": {n: [{"rmin": r.low, "rmax": r.high}] for n, r in used.items()},
         },
     )
     return len(products), len(product_inputs) - len(products)
 
 
-def _measure_ranges(
-    model: Any, names: Collection[str], batches: Iterable[Tensor]
-) -> tuple[dict[str, dict[str, np.float32]], dict[str, float]]:
-    """Measure tensor ranges of an ONNX model over equal batches, also in units of the root mean square."""
+class Range(NamedTuple):
+    """The range of a tensor over all clips."""
+
+    low: np.float32
+    high: np.float32
+    in_rms: float  # high - low in units of the root mean square (RMS)
+
+
+def _measure_ranges(model: Any, names: list[str], clips: Sequence[Tensor]) -> dict[str, Range]:
+    """Measure the ranges of tensors of an ONNX model."""
     import onnx
     import onnxruntime
-    from onnx.helper import make_node, make_tensor_value_info
 
     measured = onnx.ModelProto()
     measured.CopyFrom(model)
-    del measured.graph.output[:]
-    for name in names:
-        operations = {"low": "ReduceMin", "high": "ReduceMax", "square": "ReduceMean"}
-        measured.graph.node.append(make_node("Mul", [name, name], [f"{name} squared"]))
-        for key, operation in operations.items():
-            source, result = f"{name} squared" if key == "square" else name, f"{name} {key}"
-            measured.graph.node.append(make_node(operation, [source], [result], keepdims=0))
-            measured.graph.output.append(make_tensor_value_info(result, onnx.TensorProto.FLOAT, ()))
-    session = onnxruntime.InferenceSession(measured.SerializeToString(), providers=["CPUExecutionProvider"])
-    rows = [session.run(None, {INPUT: clips.numpy()}) for clips in batches]
+    measured.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    content, providers = measured.SerializeToString(), ["CPUExecutionProvider"]
+    session: Any = onnxruntime.InferenceSession(content, providers=providers)
+    rows = []  # for each clip, of each tensor: lowest, highest, mean square
+    for clip in clips:
+        tensors = session.run(names, {INPUT: clip.numpy()}) if names else []
+        rows.append([(x.min(), x.max(), np.square(x).mean()) for x in tensors])
     values = np.array(rows, np.float64).reshape(len(rows), len(names), 3)
     low, high, squares = values[..., 0].min(axis=0), values[..., 1].max(axis=0), values[..., 2].mean(axis=0)
-    ratios = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 if all inputs are 0
-    ends = zip(low.astype(np.float32), high.astype(np.float32), strict=True)
-    ranges = [{"rmin": first, "rmax": last} for first, last in ends]
-    return dict(zip(names, ranges, strict=True)), dict(zip(names, ratios.tolist(), strict=True))
+    in_rms = (high - low) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))  # 0 if all values are 0
+    ends = (low.astype(np.float32), high.astype(np.float32))
+    return {name: Range(*row) for name, *row in zip(names, *ends, in_rms.tolist(), strict=True)}
 
 
 def find_upstream_nodes(model: Any, output: str) -> Iterator[Any]:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict on Python 3.11
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
 from everest.errors import shorten
 from everest.models.clip_spec import ModelSpec
@@ -46,35 +45,30 @@ Colors = Annotated[
 ]
 
 
-@with_config(strict=True)
-class PreprocessorSettings(TypedDict, total=False):
-    """The values of a preprocessor that `read_pixel_statistics` reads."""
+class Normalization(BaseModel, strict=True):
+    """How a preprocessor normalizes frames: (byte * rescale_factor - mean) / std; other keys are ignored."""
 
-    do_rescale: bool
-    rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    do_normalize: bool
-    image_mean: Colors
-    image_std: Colors
+    do_rescale: bool = True
+    rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1 / BYTE_MAX
+    do_normalize: bool = True
+    image_mean: Colors = IMAGENET_MEAN
+    image_std: Colors = IMAGENET_STD
 
 
 def read_pixel_statistics(content: Mapping[str, Any]) -> PixelStatistics:
     """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
 
-    A preprocessor computes (byte * rescale_factor - mean) / std. Without one, the values are ImageNet's.
+    Without a preprocessor, the values are ImageNet's.
     """
-    unused = [] if content.get("do_rescale", True) else ["rescale_factor"]
-    unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
-    values = {name: value for name, value in content.items() if value is not None and name not in unused}
-    values = validate(TypeAdapter(PreprocessorSettings), values)
-    scale = BYTE_MAX * (values.get("rescale_factor", 1 / BYTE_MAX) if values.get("do_rescale", True) else 1.0)
+    given = {name: value for name, value in content.items() if value is not None}
+    values = validate(TypeAdapter(Normalization), given)
+    scale = BYTE_MAX * (values.rescale_factor if values.do_rescale else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):
         scale = 1.0
-    mean, std = (0.0,) * 3, (1.0,) * 3
-    if values.get("do_normalize", True):
-        mean, std = values.get("image_mean", IMAGENET_MEAN), values.get("image_std", IMAGENET_STD)
-    return PixelStatistics(
-        mean=tuple(value / scale for value in mean), std=tuple(value / scale for value in std)
-    )
+    mean, std = values.image_mean, values.image_std
+    if not values.do_normalize:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    return PixelStatistics(mean=tuple(x / scale for x in mean), std=tuple(x / scale for x in std))
 
 
 def compare_preprocessor(content: Mapping[str, Any], size: tuple[int, int]) -> Iterator[str]:

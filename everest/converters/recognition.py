@@ -140,7 +140,7 @@ def recognize(foreign: ForeignCheckpoint, hints: Hints) -> ForeignMetadata:
         shapes[our_name] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
     hinted = dict(zip(family.clip_keys, (hints.frames, hints.size), strict=True))
     hinted |= {"num_attention_heads": hints.heads, "decoder_num_attention_heads": hints.decoder_heads}
-    settings = (*(foreign.args | foreign.config).items(), *hinted.items())
+    settings = (*foreign.args.items(), *foreign.config.items(), *hinted.items())
     stored = {key: value for key, value in settings if value is not None}
     if "head.weight" not in shapes:  # the class names belong to another model
         stored.pop("id2label", None)

@@ -102,12 +102,6 @@ _CLASSIFIER: Rules = [
 _FIRST_TOKEN: Rules = [(r"norm\.(.+)", r"norm.\1")]  # the norm of a classifier without mean pooling
 
 
-def translate_name(official: str, kind: Literal["pretrain", "classifier"]) -> str:
-    """Return our name for a parameter of the released programs of EVEREST and VideoMAE."""
-    rules = _PRETRAINING if kind == "pretrain" else _CLASSIFIER + _FIRST_TOKEN
-    return _rename(official, rules) or official
-
-
 def _released_rules(names: Collection[str]) -> Rules:
     """Return the rules for an encoder under `encoder.` or, in classifiers, at the top level."""
     if _any_starts(names, "encoder."):

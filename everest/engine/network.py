@@ -8,10 +8,10 @@ from typing import Any, Final, cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection, TrainSettings
-from everest.engine.step import TrainedNetwork
+from everest.engine.step import PassLosses, StepRecord, TrainedNetwork, UpdateGuard, update_networks
 from everest.models.base import TokenModel
 from everest.models.block import Block
 from everest.models.partial import choose_trained
@@ -106,3 +106,26 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
         else:
             compiled = cast(nn.Module, torch.compile(model, dynamic=False))
     return accelerator.prepare_model(compiled)
+
+
+class PlainTraining:
+    """Trains a model without a run, for measurements: in steps of one pass, by the same updates.
+
+    Attributes:
+        model: as the caller computes its loss: compiled, in the precision of `accelerator`.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, section: TrainedSection, settings: TrainSettings
+    ) -> None:
+        self.network = make_network(model, section, settings, accelerator)
+        self.model = prepare_model(accelerator, model, settings)
+        self._accelerator, self._clip_grad = accelerator, settings.clip_grad
+        self._guard = UpdateGuard(scaled=accelerator.scaler is not None)
+
+    def step(self, loss: Tensor) -> None:
+        """Compute the gradient of a loss, and update the weights."""
+        accelerator, record = self._accelerator, StepRecord(index=0)
+        record.add(PassLosses(loss), passes=1)
+        accelerator.backward(loss)
+        update_networks(accelerator, [self.network], record, self._guard, clip_grad=self._clip_grad)

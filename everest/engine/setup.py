@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -91,38 +92,48 @@ def make_training(inputs: StageInputs, context: RunContext) -> Training:
 
 
 def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | None]:
-    """Plan the steps and passes of a stage; a warning if its memory on a CPU is scarce."""
+    """Plan the steps and passes of a stage; a warning if its memory on a CPU is scarce.
+
+    A resumed run keeps its passes: others would sum its gradients in another order.
+    """
+    accelerator, settings = context.accelerator, inputs.recipe.train
     memory = measure_memory(
         inputs.spec,
         inputs.section,
-        inputs.recipe.train,
+        settings,
         bytes_per_value=context.bytes_per_value,
         other_networks=inputs.other_networks,
         other_clip_bytes=inputs.other_clip_bytes,
     )
+    run, kept = context.run_folder, None  # kept: clips in a pass of the run that is resumed
+    if context.resumed and (saved := run.read_environment().plan).processes == accelerator.num_processes:
+        kept = saved.micro_batch
+    largest = kept if settings.micro_batch == "auto" else settings.micro_batch
     plan = plan_stage(
         inputs.section,
         num_videos=len(inputs.dataset),
-        processes=context.accelerator.num_processes,
-        largest_micro_batch=_largest_pass(context, inputs.recipe.train, memory),
+        processes=accelerator.num_processes,
+        largest_micro_batch=_largest_pass(accelerator, memory) if largest is None else largest,
     )
-    if context.resumed:
-        _check_passes(context, plan)
-    if context.accelerator.device.type != "cpu":
+    if kept not in (None, plan.micro_batch):
+        raise OptionError(
+            f"output {run.path}: its passes have {kept} clips, now {plan.micro_batch}, which "
+            f"would change its numbers; set train.micro_batch={kept}, with "
+            "train.checkpointing=true if memory is short, or begin a new run with "
+            f"--init {run.path} and another --output"
+        )
+    if accelerator.device.type != "cpu":
         return plan, None
     return plan, check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
 
 
-def _check_passes(context: RunContext, plan: StagePlan) -> None:
-    """Refuse to resume a run with passes of another size, which would sum its gradients in another order."""
-    run, saved = context.run_folder, context.run_folder.read_environment().plan
-    if saved.processes == plan.processes and saved.micro_batch != plan.micro_batch:
-        raise OptionError(
-            f"output {run.path}: its passes have {saved.micro_batch} clips, now {plan.micro_batch}, which "
-            f"would change its numbers; set train.micro_batch={saved.micro_batch}, with "
-            "train.checkpointing=true if memory is short, or begin a new run with "
-            f"--init {run.path} and another --output"
-        )
+def _largest_pass(accelerator: Accelerator, memory: StageMemory) -> int:
+    """The most clips in a pass, by the free memory; equal in all processes."""
+    on_gpu = accelerator.device.type == "cuda"
+    free = torch.cuda.mem_get_info(accelerator.device)[0] if on_gpu else free_host_memory()
+    clips = clips_that_fit(memory, free, on_cpu=accelerator.device.type == "cpu")
+    # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+    return min(gather_object([clips]))
 
 
 def _new_model(inputs: StageInputs, context: RunContext) -> nn.Module:
@@ -189,22 +200,6 @@ def measure_memory(
         copies=WEIGHT_BYTES * weights.total,
         per_clip=training_bytes(spec, bytes_per_value, section) + other_clip_bytes,
     )
-
-
-def _largest_pass(context: RunContext, settings: TrainSettings, memory: StageMemory) -> int:
-    """The most clips in a pass, by `train.micro_batch` or the free memory; equal in all processes."""
-    if settings.micro_batch != "auto":
-        return settings.micro_batch
-    accelerator = context.accelerator
-    if context.resumed:
-        saved = context.run_folder.read_environment().plan
-        if saved.processes == accelerator.num_processes:
-            return saved.micro_batch  # other passes would sum in another order
-    on_gpu = accelerator.device.type == "cuda"
-    free = torch.cuda.mem_get_info(accelerator.device)[0] if on_gpu else free_host_memory()
-    clips = clips_that_fit(memory, free, on_cpu=accelerator.device.type == "cpu")
-    # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-    return min(gather_object([clips]))
 
 
 def _check_shared_memory(training: Training) -> None:

@@ -44,7 +44,6 @@ class StagePlan:
     validation_steps: int  # steps from one validation to the next
     batch_size: int  # clips in a step, over all processes and passes
     views: int  # clips that one decoded video gives
-    unit: int  # clips that stay together in a pass
     micro_batch: int  # clips in a pass of one process
     processes: int
     peak_lr: float
@@ -140,7 +139,6 @@ def plan_stage(
         validation_steps=validation_steps,
         batch_size=section.batch_size,
         views=views,
-        unit=unit,
         micro_batch=unit * next(count for count in range(largest, 0, -1) if units % count == 0),
         processes=processes,
         peak_lr=peak_lr,

@@ -23,8 +23,7 @@ from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import copy_to_device
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
-from everest.engine.network import prepare_model
-from everest.engine.plain_training import PlainTraining
+from everest.engine.network import PlainTraining, prepare_model
 from everest.engine.stage_plan import plan_stage
 from everest.engine.step import set_lr
 from everest.engine.training import Stage, Step

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import our_name
 from safetensors.torch import load_file
 from shared_files import shared_folder
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from everest.config.values import Pooling
 from everest.converters.convert import convert
 from everest.converters.foreign_checkpoint import ForeignCheckpoint
 from everest.converters.recognition import Hints
-from everest.converters.translation import translate_name
 from everest.engine.network import make_optimizer, parameter_groups
 from everest.engine.stage_plan import cosine_lr
 from everest.engine.step import set_lr
@@ -107,7 +107,7 @@ class Recorded:
 
 def load_state(model: nn.Module, tensors: dict[str, Tensor], kind) -> None:
     found = {key.removeprefix("state."): t for key, t in tensors.items() if key.startswith("state.")}
-    model.load_state_dict({translate_name(key, kind): t for key, t in found.items()})
+    model.load_state_dict({our_name(key, kind): t for key, t in found.items()})
 
 
 def assert_close(ours: Tensor, official: Tensor, what: str) -> None:
@@ -130,14 +130,14 @@ def assert_step_equal(model: nn.Module, recorded: Recorded, case: str, kind, opt
             prefix = f"{case}.{stage}."
             if key.startswith(prefix):
                 seen[stage] += 1
-                parameter = parameters[translate_name(key.removeprefix(prefix), kind)]
+                parameter = parameters[our_name(key.removeprefix(prefix), kind)]
                 value = parameter.grad if stage == "grad" else parameter
                 assert_close(value.detach(), official, key)
         optimizer.step()
     assert seen["grad"] > 0
     norms = recorded.facts["cases"][case].get("grad_norm_per_parameter", {})
     for name, norm in norms.items():
-        grad = parameters[translate_name(name, kind)].grad
+        grad = parameters[our_name(name, kind)].grad
         assert grad.norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-8), name
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from everest.config.model_settings import BackboneSize
+from everest.converters.translation import FAMILIES
 from everest.errors import CheckpointError
 
 OFFICIAL_KEYS = Path(__file__).parents[1] / "golden" / "official_keys.json"
@@ -37,6 +38,13 @@ def shapes(name: str, *, depth: int | None = None) -> dict[str, tuple[int, ...]]
         blocks = min(told["depths"][stack], depth or 1000) if starred else 1
         found |= {key.replace("*", str(i)): tuple(shape) for i in range(blocks)}
     return found
+
+
+def our_name(official: str, kind: str) -> str:
+    """Our name for a parameter of the released programs of EVEREST and VideoMAE."""
+    beside = "encoder.norm.weight" if kind == "pretrain" else "head.weight"  # shows the kind
+    sources = FAMILIES["videomae"].translate([official, beside]).sources
+    return next(ours for ours, names in sources.items() if official in names)
 
 
 LINE = 600  # letters of a message, with the path of a temporary folder

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from foreign import our_name
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import grouped, tiny
@@ -11,7 +12,6 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
-from everest.converters.translation import translate_name
 from everest.data.bad_videos import BadVideos
 from everest.engine.setup import measure_memory
 from everest.engine.stage_plan import (
@@ -141,7 +141,7 @@ def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
     groups = grouped(model, layer_decay=layer_decay)
     assert len(groups) == len(official_groups) == len(dict(model.named_parameters()))
     for official, value in official_groups.items():
-        decay, scale = groups[translate_name(official, kind)]
+        decay, scale = groups[our_name(official, kind)]
         expected = value["lr_scale"] if isinstance(value, dict) else value
         assert scale == pytest.approx(expected, abs=1e-9), official
         if isinstance(value, dict):

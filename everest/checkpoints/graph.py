@@ -108,11 +108,10 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         with torch.device("meta"):  # drops the decoder; the encoder encodes all tokens, as in `extract`
             encoder = VideoEncoder(replace(spec, selection=AllTokens()))
         encoder.encoder, model = model.encoder, encoder
-    elif keep is not None and not isinstance(spec, ModelSpec):
-        reason = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
-        raise RecipeError(f"--keep {keep:g}: {reason}; leave it out")
     elif keep is not None:
-        assert isinstance(spec, ModelSpec)
+        if not isinstance(spec, ModelSpec):
+            reason = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
+            raise RecipeError(f"--keep {keep:g}: {reason}; leave it out")
         assert isinstance(model, SelectingModel)
         spec = replace(spec, selection=spec.selection.at_evaluation(keep))
         try:
@@ -121,14 +120,12 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.strategy = spec.selection
     graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, find_training_clip(opened)
-    heads = []  # what each head predicts, the mean and std of numbers, and choices made on data.val
-    for head in spec.heads:
-        head_metadata: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
-        if head.task == "regression":
-            head_metadata |= {"mean": head.mean, "std": head.std}
-        elif head.task == MULTI_LABEL:
-            head_metadata["thresholds"] = list(head.thresholds)
-        heads.append(head_metadata)
+    heads = [  # what each head predicts, the mean and std of numbers, and choices made on data.val
+        {"name": head.name, "task": head.task, "outputs": head.outputs}
+        | ({"mean": head.mean, "std": head.std} if head.task == "regression" else {})
+        | ({"thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else {})
+        for head in spec.heads
+    ]
     sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null if not stated
     sampled["seconds"] = measure_training_seconds(opened)
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"

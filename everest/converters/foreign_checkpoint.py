@@ -36,13 +36,10 @@ WEIGHT_FILES: Final = tuple(
 )
 WEIGHT_SUFFIXES: Final = (".safetensors", *PICKLE_SUFFIXES)
 SHARD: Final = re.compile(r"-\d+-of-(\d+)\.")
-# DeepSpeed writes several files for a model that it divides, with ZeRO-3 without weights in them.
-DEEPSPEED_WEIGHTS: Final = "*mp_rank_*_model_states.pt"
-DEEPSPEED_PART: Final = (
-    "a part of a model that DeepSpeed divided among processes; join the parts, for ZeRO-3 by python "
-    "zero_to_fp32.py FOLDER OUTPUT, which DeepSpeed wrote beside them"
+ZERO_3: Final = (
+    "without weights, which DeepSpeed's ZeRO-3 divided among processes; join them by python zero_to_fp32.py "
+    "FOLDER OUTPUT, which DeepSpeed wrote beside them"
 )
-DEEPSPEED_TAG: Final = "latest"  # names the folder of the newest weights
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
 WEIGHT_KEYS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
@@ -111,7 +108,7 @@ def image_weights_error(path: Path) -> CheckpointError:
 def read_foreign(path: Path) -> ForeignCheckpoint:
     """Read a `.safetensors`, `.pth`, `.pt`, `.bin` or `.ckpt` file, an index of shards, or a folder.
 
-    Folders of transformers and DeepSpeed are read.
+    A folder is that of a transformers model.
     """
     file = find_weight_file(path)
     stored, folder = read_weight_file(file), file.parent
@@ -185,9 +182,6 @@ def is_pickle(file: Path) -> bool:
 
 def find_weight_file(path: Path) -> Path:
     """Return the file of a checkpoint: `path` itself, or the weights or the index of shards in a folder."""
-    if (tag := path / DEEPSPEED_TAG).is_file():
-        with damage_errors(tag, fix="name the folder of the weights", error=CheckpointError):
-            path /= tag.read_text(encoding="utf-8").strip()
     if not path.exists():
         refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG_FILE}")
@@ -195,14 +189,13 @@ def find_weight_file(path: Path) -> Path:
         return path
     has_config = (path / CONFIG_FILE).is_file()
     names = [name for name in WEIGHT_FILES if has_config or name.endswith(INDEX_SUFFIX)]
-    files = (*sorted(path.glob(DEEPSPEED_WEIGHTS)), *(path / name for name in names))
-    file = next(filter(Path.is_file, files), None)
+    file = next(filter(Path.is_file, (path / name for name in names)), None)
     if file is not None:
         return file
     refuse_broken_links(path / CONFIG_FILE, *(path / name for name in WEIGHT_FILES))
     weights = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
     for weight_file in weights:
-        _refuse_part(weight_file)
+        _refuse_shard(weight_file)
     missing = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG_FILE}"
     hint = f"name the file itself: {weights[0]}" if weights else "and no other weights"
     raise CheckpointError(f"{path}: {missing} in it; {hint}")
@@ -211,7 +204,7 @@ def find_weight_file(path: Path) -> Path:
 def read_weight_file(file: Path) -> StoredWeights:
     """Read all tensors of a file or of the shards of an index; CheckpointError for one part of several."""
     if not file.name.endswith(INDEX_SUFFIX):
-        _refuse_part(file)
+        _refuse_shard(file)
         return _read_file(file)
     shard_of, tensors = _read_index(file), {}
     for shard in sorted(set(shard_of.values())):
@@ -235,8 +228,8 @@ def _read_index(file: Path) -> dict[str, str]:
     return shard_of
 
 
-def _refuse_part(file: Path) -> None:
-    """Raise CheckpointError for a shard, or for one of several parts that DeepSpeed wrote."""
+def _refuse_shard(file: Path) -> None:
+    """Raise CheckpointError for a shard."""
     for index in sorted(file.parent.glob(f"*{INDEX_SUFFIX}")):
         shards = set(_read_index(index).values())
         if file.name in shards and len(shards) > 1:
@@ -245,8 +238,6 @@ def _refuse_part(file: Path) -> None:
     if (match := SHARD.search(file.name)) and int(match[1]) > 1:
         fix = f"download all shards and their index, *{INDEX_SUFFIX}, and name the folder"
         raise CheckpointError(f"{file}: one of {int(match[1])} shards; {fix}")
-    if file.match(DEEPSPEED_WEIGHTS) and len(list(file.parent.glob(DEEPSPEED_WEIGHTS))) > 1:
-        raise CheckpointError(f"{file}: {DEEPSPEED_PART}")
 
 
 def _read_file(file: Path) -> StoredWeights:
@@ -308,7 +299,7 @@ def _read_pickle(file: Path) -> StoredWeights:
         raise CheckpointError(f"{file}: a {type(content).__name__} with {_describe_content(saved)}")
     for key, tensor in tensors.items():
         if tensor.shape == (0,) and "module" in saved:
-            raise CheckpointError(f"{file}: {DEEPSPEED_PART}")
+            raise CheckpointError(f"{file}: {ZERO_3}")
         if tensor.layout is not torch.strided:
             stored = f"{shorten(key)} is stored as {tensor.layout}, not as a dense tensor"
             raise CheckpointError(f"{file}: {stored}; save it with to_dense()")

@@ -201,11 +201,10 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
     except ValueError as error:
         raise metadata.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
     norms, eps = Norms(), metadata.stored.get("layer_norm_eps", metadata.family.eps)
-    if metadata.program == "vjepa2":
-        norms = Norms(eps=eps, last_eps=eps)
-    elif metadata.family.eps is not None:  # VideoMAE: with averaged tokens, no norm after the encoder
+    if metadata.family.eps is not None:  # VideoMAE: with averaged tokens, no norm after the encoder
         after_encoder = metadata.kind == "classifier" or "encoder.norm.weight" in metadata.shapes
-        norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=LAST_NORM_EPS)
+        last_eps = LAST_NORM_EPS if metadata.program == "transformers" else eps
+        norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=last_eps)
     model = _derive_settings(metadata, tubelet, grid)
     _refuse_part(metadata, model)
     spec = _derive_spec(
@@ -316,12 +315,8 @@ def _derive_positions(metadata: ForeignMetadata, grid: TokenGrid) -> Positions:
 
 def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> ModelSpec:
     """Return the spec of the checkpoint's stage, by its saved settings, else those of the released model."""
-    stored, left = metadata.stored, {}
-    for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens that are removed
-        share = stored.get(name)
-        if isinstance(share, float) and 0 < share < 1:
-            left[name] = round(1 - share, 6)
-    kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
+    stored, kept = metadata.stored, _share_left(metadata, "mcm_ratio")
+    visible = _share_left(metadata, "mask_ratio") or 0.1
     if metadata.kind == "classifier":
         outputs, problem = metadata.shapes["head.weight"][0], stored.get("problem_type")
         head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
@@ -342,3 +337,9 @@ def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> Model
         target = PixelTargets(normalize=normalize, frames="half")
         selection = RandomSpaceTime(visible_ratio=visible)
     return AutoencoderSpec(**vars(architecture), target=target, selection=selection)
+
+
+def _share_left(metadata: ForeignMetadata, name: str) -> float | None:
+    """The share of tokens that is left by a stored share that is removed; None without one."""
+    share = metadata.stored.get(name)
+    return round(1 - share, 6) if isinstance(share, float) and 0 < share < 1 else None

@@ -242,7 +242,7 @@ class TrainingStep:
         overrides = [f"model.backbone={case.backbone}", compiled, *size, *case.overrides]
         recipe = load_recipe(case.recipe, overrides=overrides)
         self.spec, self._code, self._on = make_stage_spec(recipe, "pretrain"), case.code, on
-        self.accelerator = make_accelerator(recipe.train.precision, tf32=False, cpu=not on.is_gpu)
+        self.accelerator = make_accelerator(recipe.train.precision, cpu=not on.is_gpu)
         torch.manual_seed(0)
         self._is_own = self._code == "transformers" and on.is_gpu  # its clips are 16 x 224 x 224
         self.model = transformers_videomae(case.backbone) if self._is_own else self.spec.build()

@@ -42,7 +42,7 @@ RECIPE = """
 data: {{root: "{clips}", num_classes: 2, frames: 4, size: 32, val: train.csv, test: train.csv}}
 model: {{backbone: vit-tiny, tubelet: [2, 8, 8], width: 128, depth: 2, heads: 2, decoder_width: 64,
         decoder_heads: 2, decoder_depth: 1}}
-train: {{workers: 1, micro_batch: 2, precision: fp32, save_every: 2, keep_states: 2, ema: 0.9}}
+train: {{workers: 1, micro_batch: 2, precision: fp32, save_every: 2, ema: 0.9}}
 pretrain: {{stride: 2, epochs: 10, warmup_epochs: 1, batch_size: 4, base_lr: 0.1}}
 finetune: {{stride: 2, epochs: 10, warmup_epochs: 1, batch_size: 4, base_lr: 0.1, drop_path: 0.2, mixup: 0.8}}
 """

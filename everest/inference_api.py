@@ -2,7 +2,7 @@
 
 A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
 and is left in evaluation mode. Nothing else of the process changes: float32 products have the precision
-that `torch.set_float32_matmul_precision` has set, where the commands follow the recipe's `train.tf32`.
+that `torch.set_float32_matmul_precision` has set, where the commands have the highest one.
 """
 
 from __future__ import annotations

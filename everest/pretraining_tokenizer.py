@@ -56,7 +56,7 @@ def _train_tokenizer(
     recipe: Recipe, options: RunOptions, report: Report, train: StageRunner
 ) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; see `with_frozen_networks`."""
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
+    accelerator = make_accelerator(recipe.train.precision, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     options = replace(options, output=output)
     run, overwrite = RunFolder(output / TOKENIZER_FOLDER), options.overwrite

@@ -59,7 +59,7 @@ def evaluate(
     from everest.system.accelerator import make_accelerator, make_runtime
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=on_cpu)
+    accelerator = make_accelerator(recipe.train.precision, cpu=on_cpu)
     with Display(quiet=run.quiet or not is_main()) as display:
         result = evaluate(
             recipe,

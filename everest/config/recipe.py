@@ -43,7 +43,6 @@ RESUME_MAY_CHANGE: Final = {
     "train.data_timeout",
     "train.checkpointing",
     "train.save_every",
-    "train.keep_states",
 }
 
 # By pydantic's type of error. {got} is the value; the other names come from the context of the error.

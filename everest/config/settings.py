@@ -88,9 +88,7 @@ class TrainSettings:
     seed: v.Seed = 0  # seed of all random numbers of a run
     workers: v.NumWorkers = "auto"  # processes that read videos for each process that trains; auto: as cores
     precision: v.PrecisionSetting = "auto"
-    tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: v.SaveEvery = "10min"
-    keep_states: v.Count = 2
     micro_batch: v.CountOrAuto = "auto"
     data_timeout: v.Count = 300  # seconds to wait for a process that reads videos
     checkpointing: bool = False

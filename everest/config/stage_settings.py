@@ -72,7 +72,6 @@ class TransformerSettings(ScheduleSettings):
     base_lr: v.Positive = 1e-3  # Tables 7, 8; lr = base_lr * batch_size / 256
     min_lr: v.NotNegative  # scaled like base_lr
     weight_decay: v.NotNegative = 0.05  # Tables 7, 8
-    layer_decay: v.ShareAboveZero  # learning rate of a block relative to the next one
     stride: v.Count = 4  # Tables 7, 8
     sampling: Literal["dense", "segment", "spread"] = "dense"
 
@@ -91,7 +90,6 @@ class FrameSelectionSettings:
     """Information-intensive frame selection, EVEREST §4.2."""
 
     alpha: Annotated[float, Field(ge=1, le=100)] = 1.0  # candidates: alpha times the clip's frames; Table 13
-    recompute: bool = False  # compute the importance of the drawn slices again; our choice, not specified
 
 
 @settings
@@ -112,8 +110,6 @@ class ViewsSettings:
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
     crop_area: tuple[v.Share, v.Share] | None = None
-    hidden: v.Length = 512  # hidden channels of the projector; our choice
-    width: v.Length = 128  # channels of the projections that are compared; our choice
     temperature: v.Positive = 0.1  # our choice
 
 
@@ -126,14 +122,13 @@ class CommonPretrainSettings(TransformerSettings):
     batch_size: v.Count = 192  # Table 7; of all processes, accumulation included
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.95)  # Table 7
     min_lr: v.NotNegative = 1e-5  # released scripts; scaled like base_lr
-    # For pre-training that continues from trained weights: learning rate of a block relative to the next one,
-    # and of the encoder relative to the decoder.
-    layer_decay: v.ShareAboveZero = 1.0
+    layer_decay: ClassVar[float] = 1.0
     objective: Literal["pixels", "views"]
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
-    encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
+    # Learning rate of the encoder relative to the decoder, for a run that continues from trained weights.
+    encoder_lr_scale: v.Positive = 1.0
 
 
 @settings
@@ -203,7 +198,7 @@ class FinetuneSettings(TransformerSettings):
     batch_size: v.Count = 128  # Table 8; of all processes, accumulation included
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
     min_lr: v.NotNegative = 1e-6  # released scripts; scaled like base_lr
-    layer_decay: v.ShareAboveZero = 0.75  # Table 8
+    layer_decay: v.ShareAboveZero = 0.75  # learning rate of a block relative to the next one; Table 8
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )

@@ -88,7 +88,7 @@ def run_context(
         raise EnvironmentProblem(
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
+    accelerator = make_accelerator(recipe.train.precision, cpu=options.cpu)
     init_file = None
     try:
         folder = decide_on_main(accelerator, lambda: options.folder(recipe.name))

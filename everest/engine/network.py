@@ -94,7 +94,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     on_gpu = next(model.parameters()).device.type == "cuda"
     compiled = model
     if settings.compile is True or (settings.compile == "auto" and on_gpu and find_spec("triton")):
-        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # they round
         set_compiler_limits(memory_budget=MEMORY_BUDGET, graphs=MOST_GRAPHS)
         # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
         # symbolic where they differ, and counting tokens with a symbol breaks the graph.

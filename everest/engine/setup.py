@@ -82,7 +82,7 @@ def make_training(inputs: StageInputs, context: RunContext) -> Training:
         dataset=apply_resize_setting(dataset, recipe.data.resize, context.accelerator.device),
         model=prepare_model(context.accelerator, network.module, recipe.train),
         networks=networks,
-        state=TrainState(context, networks, header, num_states=recipe.train.keep_states),
+        state=TrainState(context, networks, header),
     )
     _check_shared_memory(training)
     if not context.options.one_batch:

@@ -35,6 +35,7 @@ from everest.system.weights import (
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
+KEPT_STATES: Final = 2  # the newest one may be damaged
 STATE_FORMAT: Final = f"{FORMAT}-state"
 EMA_PART: Final = "ema"
 OPTIMIZER_PART: Final = "optimizer"
@@ -49,12 +50,12 @@ class SavedState:
     tensors: dict[str, Tensor]  # tensors by part and name
     notes: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
 
-    def save(self, folder: Path, *, num_states: int) -> None:
-        """Write `step-<n>.safetensors`, and remove all states but the newest `num_states`."""
+    def save(self, folder: Path) -> None:
+        """Write `step-<n>.safetensors`, and remove all states but the newest `KEPT_STATES`."""
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header["sha256"] = _checksum(header, self.tensors)
         write_tensors(folder / f"step-{self.step:09d}.safetensors", self.tensors, metadata=header)
-        for old in list(states_in(folder).values())[:-num_states]:
+        for old in list(states_in(folder).values())[:-KEPT_STATES]:
             old.unlink()
 
     @classmethod
@@ -142,18 +143,14 @@ class TrainState:
     Args:
         networks: the run's model first.
         header: the header of `model.safetensors`; tensors and step are added when it is written.
-        num_states: the number of newest states to keep.
     """
 
-    def __init__(
-        self, context: RunContext, networks: Sequence[TrainedNetwork], header: Weights, *, num_states: int
-    ) -> None:
+    def __init__(self, context: RunContext, networks: Sequence[TrainedNetwork], header: Weights) -> None:
         self._networks = networks
         self._accelerator = context.accelerator
         self._run = context.run_folder
         self._notify = context.notice
         self.header = header
-        self._num_states = num_states
         self._saved_step = 0
         # On a GPU files are written while it computes the next steps; `finish` waits for them.
         self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
@@ -175,7 +172,7 @@ class TrainState:
 
         def write() -> None:
             state = SavedState(step=step, tensors=copies.read(), notes=notes)
-            state.save(self._run.state, num_states=self._num_states)
+            state.save(self._run.state)
             # After the state: a run with weights and without any state cannot be resumed.
             self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
 

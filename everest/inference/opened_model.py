@@ -104,7 +104,7 @@ class OpenedModel:
         module = checkpoint.model
         module.recipe = recipe
         train = recipe.train
-        runtime = make_runtime(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
+        runtime = make_runtime(make_accelerator(train.precision, cpu=cpu))
         return cls(
             module=module.to(runtime.device),
             recipe=_with_views(recipe, *views),

@@ -152,9 +152,6 @@ class MaskedAutoencoder(PretrainingModel):
         self.targets = targets
         self.tokenizer = tokenizer
         self.scorer = None if tokenizer is None else tokenizer.scores
-        # By default drawn slices keep their importance among the candidates: measured over the gap that an
-        # omitted slice leaves, it would reflect the gap more than motion (our choice).
-        self.remeasures = spec.frame_selection.recompute
         size = spec.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -251,7 +248,9 @@ class MaskedAutoencoder(PretrainingModel):
         index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
         by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
-        return clips, None if self.remeasures else gather_tokens(by_slice, drawn).flatten(1)
+        # Measured again, over the gap that an omitted slice leaves, the importance would reflect the gap more
+        # than motion (our choice).
+        return clips, gather_tokens(by_slice, drawn).flatten(1)
 
     def target_values(self, clips: Tensor, x: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
         """Compute what to predict at `ids` (B, M), or take it from all `values` (B, N, P): (B, M, P)."""

@@ -6,6 +6,8 @@ a projection.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
@@ -17,6 +19,9 @@ from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
 from everest.system.compute import full_precision
 
+HIDDEN_WIDTH: Final = 512  # our choice: hidden channels of the projector
+PROJECTED_WIDTH: Final = 128  # our choice: channels of the projections that are compared
+
 
 class Projector(nn.Module):
     """Maps features to the projections that the loss compares; discarded after training.
@@ -24,11 +29,11 @@ class Projector(nn.Module):
     The norm uses the mean and variance of the batch: of all processes in training, of this one in evaluation.
     """
 
-    def __init__(self, width: int, settings: ViewsSettings) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, settings.hidden, bias=False)
-        self.norm = nn.BatchNorm1d(settings.hidden, track_running_stats=False)
-        self.last = nn.Linear(settings.hidden, settings.width, bias=False)
+        self.hidden = nn.Linear(width, HIDDEN_WIDTH, bias=False)
+        self.norm = nn.BatchNorm1d(HIDDEN_WIDTH, track_running_stats=False)
+        self.last = nn.Linear(HIDDEN_WIDTH, PROJECTED_WIDTH, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Project features (B, D) to (B, P)."""
@@ -59,7 +64,7 @@ class ViewModel(PretrainingModel):
     def __init__(self, spec: ViewSpec) -> None:
         super().__init__(spec)
         self.settings = spec.views
-        self.projector = Projector(self.encoder.width, spec.views)
+        self.projector = Projector(self.encoder.width)
         init_linear_layers(self.encoder, self.projector, init=nn.init.xavier_uniform_)
 
     def forward(

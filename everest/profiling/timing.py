@@ -91,7 +91,7 @@ def measure_stage(
         reads: also measure reading; DataError if the videos cannot be found.
     """
     dataset = open_stage_dataset(recipe, stage) if reads and stage != "eval" else None
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
+    accelerator = make_accelerator(recipe.train.precision, cpu=cpu)
     spec, device = make_stage_spec(recipe, stage), accelerator.device
     multiple = 2 * spec.compared_views if spec.compared_views > 1 else 1  # at least two videos
     clips = multiple * math.ceil((batch or DEFAULT_BATCH.get(device.type, 1)) / multiple)

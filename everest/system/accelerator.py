@@ -34,7 +34,7 @@ COLLECTIVE_TIMEOUT: Final = timedelta(hours=2)
 LONGEST_WAIT: Final = timedelta(days=30)
 
 
-def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
+def make_accelerator(precision: str, *, cpu: bool) -> Accelerator:
     """Set up the process group, the precision and float32 products for a command or stage.
 
     On a CPU, the memory that a step frees is kept for the next step. Library calls that only compute use a
@@ -46,7 +46,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     """
     uses_gpu = not cpu and torch.cuda.is_available()
     mixed_precision = choose_precision(precision, torch.device("cuda" if uses_gpu else "cpu"))
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.set_float32_matmul_precision("highest")
     if not uses_gpu:
         keep_freed_memory(TRAINER_KEPT_BYTES)
     adopt_slurm(os.environ)

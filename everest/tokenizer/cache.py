@@ -246,7 +246,7 @@ def write_tokens(
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts the parts that
         earlier calls wrote.
     """
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
+    accelerator = make_accelerator(recipe.train.precision, cpu=cpu)
     use = tokenizer_use(recipe)
     if use.path is None:
         raise RecipeError(

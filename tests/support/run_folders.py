@@ -23,7 +23,7 @@ def make_run(path: Path, *, logged=0, saved=None, finished=None, command="pretra
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if saved is not None:
         state = SavedState(step=saved, tensors={"model/w": torch.zeros(1)}, notes={})
-        state.save(path / "state", num_states=2)
+        state.save(path / "state")
         weights = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=saved)
         weights.save(path / "model.safetensors")
     return path

@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
 
 def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerTraining:
     settings = load_recipe(recipe, overrides=list(overrides))
-    accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
+    accelerator = make_accelerator(settings.train.precision, cpu=True)
     context = RunContext(
         accelerator=accelerator,
         run_folder=RunFolder(folder),

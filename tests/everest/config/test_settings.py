@@ -200,7 +200,6 @@ SELECTION = "pretrain.selection"
         ([VIEWS, "pretrain.views.number=1"], "pretrain.views.number: must be at least 2, not 1"),
         ([VIEWS, "pretrain.views.crop_area=[0.5,0.2]"], "views.crop_area: must be two shares above 0"),
         ([VIEWS, "pretrain.views.temperature=0"], "pretrain.views.temperature: must be more than 0.0"),
-        ([VIEWS, "pretrain.views.hidden=1000000000"], "pretrain.views.hidden: must be at most"),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(overrides: list[str], message: str):

@@ -60,12 +60,12 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
 
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
     text = (finished / "recipe.yaml").read_text()
-    assert "    recompute: false\n" in text
-    text = text.replace("    recompute: false\n", "").replace("summary: ", "summary: as it was before, ")
+    assert "  decoder: auto\n" in text
+    text = text.replace("  decoder: auto\n", "").replace("summary: ", "summary: as it was before, ")
     assert "as it was before" in text
     (finished / "recipe.yaml").write_text(text)
     everest(command)
-    changed = ("train.workers=1", "train.save_every=7", "train.keep_states=5")  # how it reads and saves
+    changed = ("train.workers=1", "train.save_every=7")  # how it reads and saves
     everest(command, *sets(*changed))
     assert "pretrain.epochs (3, now 5)" in everest(command, "--set", "pretrain.epochs=5", code=2)
     shown = everest(command, "--set", "train.seed=5", code=2)

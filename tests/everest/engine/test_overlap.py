@@ -31,7 +31,7 @@ SETTINGS = ["train.ema=0.5", "train.save_every=5", "pretrain.epochs=6"]
 def started(recipe, folder, *overrides: str, overlaps: bool, resumed: bool = False) -> Pretraining:
     settings = load_recipe(recipe, overrides=[*SETTINGS, *overrides])
     context = RunContext(
-        accelerator=make_accelerator("fp32", tf32=False, cpu=True),
+        accelerator=make_accelerator("fp32", cpu=True),
         run_folder=RunFolder(folder),
         resumed=resumed,
         report=ignore_event,

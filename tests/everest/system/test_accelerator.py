@@ -15,7 +15,7 @@ from everest.engine.folder_check import FolderRules
 from everest.system.accelerator import make_accelerator
 from everest.system.launch import LostPeer
 from everest_cli.main import as_user_error
-accelerator = make_accelerator("fp32", tf32=False, cpu=True)
+accelerator = make_accelerator("fp32", cpu=True)
 """
 TIMEOUT = """
 accelerator.wait_for_everyone()  # a process that ends would break the connection that the other one sets up

@@ -40,7 +40,7 @@ FPS: Final = 15
 CRF: Final = 4  # of H.264; at 18, a keyframe changes more pixels than the animal
 WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a budget, seeds
 KEPT: Final = (
-    *("top1", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
+    *("value", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
     *("candidates", "behaviors", "chosen", "reason", "videos", "groups", "smooth"),
     *("frame_accuracy", "frame_interval", "majority_accuracy", "mean_class_accuracy", "f1@50"),
 )
@@ -123,6 +123,12 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
     return {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "classes": found}
 
 
+def kept(test: dict[str, Any]) -> dict[str, Any]:
+    """The values of a test and of its timelines that are kept, side by side."""
+    values = test | test["timelines"]
+    return {key: values[key] for key in KEPT}
+
+
 def record(videos: Path, folder: Path, init: str) -> dict[str, Any]:
     """Join, train by folds unless that is done, and add up the tests of all recordings."""
     changed, counts = join(videos, folder), Counter()
@@ -140,16 +146,16 @@ def record(videos: Path, folder: Path, init: str) -> dict[str, Any]:
         with (page / "predictions.csv").open(newline="") as file:
             counts.update((row["label"], row["predicted"]) for row in csv.DictReader(file))
     names = sorted({name for pair in counts for name in pair})
-    recordings = [Path(path).name for path in result["recordings"]]
+    recordings = [Path(path).name for path in result["timelines"]["recordings"]]
     return {
         "machine": machine(),
         "minutes": result["minutes"],
         "gray levels of change": changed,
-        "train": {key: result[key] for key in (*KEPT, "judgment")} | {"recordings": recordings},
-        "folds": [{key: fold[key] for key in KEPT} for fold in result["folds"]],
+        "train": kept(result) | {"judgment": result["judgment"], "recordings": recordings},
+        "folds": list(map(kept, result["folds"])),
         "scores": scores,
         "confusion": {name: {other: counts[name, other] for other in names} for name in names},
-        "budget": budgets(timeline, result["smooth"], annotated),
+        "budget": budgets(timeline, result["timelines"]["smooth"], annotated),
     }
 
 

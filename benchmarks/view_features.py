@@ -97,9 +97,9 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
             kept = [row for row, out in zip(clips.rows(name), held_out, strict=True) if not out]
             lines += [f"{clips.videos / path}\n" for path, _, _ in kept]
     listed.write_text("".join(lines))
-    data = [f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
+    data = [f"train.seed={unit}", f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
     settings = [part for each in (*data, *BASE, *ARMS[arm]) for part in ("--set", each)]
-    command = ("pretrain", "--recipe", "small", *settings, "--seed", unit, "-o", run, "-q", "--gpus", "cpu")
+    command = ("pretrain", "--recipe", "small", *settings, "-o", run, "-q", "--gpus", "cpu")
     measuring.everest(*command, show=True)
     model = everest.load_model(run)
     assert isinstance(model, PretrainingModel)

@@ -96,10 +96,11 @@ def top1(
         *(f"data.{name}={path}" for name, path in lists.items()),
         *("data.flip=false", "data.val=null", "train.workers=0", "eval.clips=1", "eval.crops=1"),
         *(f"finetune.steps={key.steps}", f"finetune.warmup_steps={key.steps // 10}"),
+        f"train.seed={seed}",
         *(f"finetune.base_lr={key.rate}", f"finetune.selection.keep_ratio={key.kept}"),
     )
     run = everest.finetune(
-        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", seed=seed, cpu=True
+        "small", init=init, data=clips.videos, overrides=settings, output=folder / "run", cpu=True
     )
     model = everest.load_model(run)
     assert isinstance(model, VideoClassifier)

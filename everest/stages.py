@@ -187,7 +187,7 @@ def pretrain(
         cpu: use the CPU even if there is a GPU.
         report: receives the progress and notices (everest.system.events).
         options: of the command, by the names in `everest.config.run_options.StageOptions`: data, overrides,
-            output, resume (True or False), overwrite, precision, seed, tracker and one_batch.
+            output, resume (True or False), overwrite, tracker and one_batch.
     Returns:
         The run folder, which `everest.load_model` opens.
     Raises:
@@ -236,4 +236,5 @@ def _train_stage(
     given = StageOptions(**options)
     init = None if init == "none" else init
     run_options = RunOptions.of(given, stage=stage, recipe_file=str(recipe), init=init, **added)
-    return run_stage(recipe_for_run(recipe, **given.changes), run_options, report).path
+    settings = recipe_for_run(recipe, data=given.data, overrides=given.overrides)
+    return run_stage(settings, run_options, report).path

@@ -60,7 +60,7 @@ def evaluate(
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
     accelerator = make_accelerator(recipe.train.precision, cpu=on_cpu)
-    with Display(quiet=run.quiet or not is_main()) as display:
+    with Display() as display:
         result = evaluate(
             recipe,
             weights,
@@ -98,7 +98,7 @@ def probe(
 
     names = [name.strip() for name in probes.split(",")]
     model = OpenedModel.open(weights, kind="transformer", recipe=recipe, views=(1, 1), cpu=o.is_on_cpu(gpus))
-    with Display(quiet=run.quiet) as display:
+    with Display() as display:
         result = probe(model, names, batch=batch, report=display.report)
     if run.as_json:
         print_json(result)

@@ -37,7 +37,6 @@ class ExportOptions:
     calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8.")
     evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card.")
     which: Which | None = o.WHICH
-    quiet: bool = o.QUIET
     overwrite: bool = o.OVERWRITE_FILES
 
     @property
@@ -87,7 +86,7 @@ def export(
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
     result = read_project_result(opened.file)
     tested = [] if result is None else make_card_lines(result)
-    with exit_on_signals(), Display(quiet=options.quiet) as display:
+    with exit_on_signals(), Display() as display:
         if options.to == "hf":
             card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
             document = write_folder(options.out, opened, card=card)

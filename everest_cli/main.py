@@ -45,7 +45,7 @@ from everest_cli import (
     weights,
 )
 from everest_cli.options import grouped, option
-from everest_cli.output import say
+from everest_cli.output import Quiet, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 MOST_LINE_LENGTH = 1000  # maximum number of letters in a line of an error
@@ -57,6 +57,7 @@ PYDANTIC_WORDS = {  # replacements for pydantic's words about an option
     "Input should be less than or equal to": "must be at most",
     "Input should": "must",
 }
+QUIET = ("--quiet", "-q")
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
 
 
@@ -70,6 +71,8 @@ class Commands(TyperGroup):
                 formatter.write_dl([(f"{name:<{widest}}", line) for name, (_, line) in commands.items()])
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        quiet = [word for word in args if word in QUIET]
+        args = [*quiet[:1], *(word for word in args if word not in quiet)]  # wherever it was written
         if (odd := next((word for word in args if not is_unicode(word)), None)) is not None:
             raise typer.BadParameter(f"{odd!r} is not UTF-8; rename the file or folder")
         return super().parse_args(ctx, args)
@@ -238,12 +241,14 @@ def _show_version(requested: bool) -> None:
 def everest(
     debug: bool = option("--debug", "Show the traceback of an error.", False),
     imports: list[str] | None = option("--import MODULE", "Import your module that weights or runs need."),
+    quiet: bool = option("--quiet -q", "No progress and no hints on stderr; at any place.", False),
     version: bool = option("--version", "Show the version.", False, callback=_show_version, is_eager=True),
 ) -> None:
     """Train video classifiers and encoders on your own videos, and use them.
 
     Example: everest train VIDEOS --output runs/mine
     """
+    Quiet.is_on = quiet
     for module in imports or ():
         from everest.methods.external import import_code
 

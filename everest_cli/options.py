@@ -16,10 +16,10 @@ import typer
 
 from everest.errors import CheckpointError, RecipeError, shorten
 from everest.system.launch import read_devices, run_processes
-from everest.system.processes import is_launched, is_main
+from everest.system.processes import is_launched
 from everest.system.run_folder import RECIPE_FILE as RUN_RECIPE
 from everest.system.run_folder import Which
-from everest_cli.output import Display, say
+from everest_cli.output import Quiet, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -137,7 +137,6 @@ LISTS_FOLDER = option("--output -o DIR", "Folder for the lists [the videos' fold
 OVERWRITE = option("--overwrite", "Replace the contents of --output.", False)
 OVERWRITE_FILES = option("--overwrite", "Replace files that exist.", False)
 AS_JSON = option("--json", "Print one JSON document.", False)
-QUIET = option("--quiet -q", "No progress on stderr.", False)
 SEED = option("--seed N", "Random seed.", 0, min=0)
 
 
@@ -251,7 +250,6 @@ class ModelOptions:
     which: Which | None = WHICH
     gpus: str = option("--gpus auto|N|cpu|mps", "A GPU if any (auto), N GPUs, the CPU or MPS.", "auto")
     processes: int | None = PROCESSES
-    quiet: bool = QUIET
 
     @property
     def inputs(self) -> list[Path]:
@@ -264,12 +262,8 @@ class ModelOptions:
         return [
             f"--{name}"
             for name, value in vars(self).items()
-            if name != "quiet" and value not in (None, getattr(type(self), name).default)
+            if value not in (None, getattr(type(self), name).default)
         ]
-
-    def display(self) -> Display:
-        """A display of the progress, in the main process only."""
-        return Display(quiet=self.quiet or not is_main())
 
     def open(self, views: tuple[int | None, int | None]) -> OpenedModel:
         """Open the model in one process per device; see `OpenedModel.open`."""
@@ -280,7 +274,7 @@ class ModelOptions:
         is_default = self.gpus == "auto" and self.processes is None
         cpu = False if is_default else run_in_each_process(self.gpus, self.processes)
         return OpenedModel.open(
-            find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
+            find_weights(self.checkpoint, which=self.which, quiet=Quiet.is_on),
             recipe=recipe_for_run(self.recipe) if self.recipe else None,
             views=views,
             keep=self.keep,
@@ -299,14 +293,13 @@ class LabeledListOptions:
     overrides: list[str] | None = OVERRIDES
     which: Which | None = WHICH
     as_json: bool = AS_JSON
-    quiet: bool = QUIET
 
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
         from everest.checkpoints.load import ONNX_SUFFIX, find_recipe_beside, find_weights
         from everest.config.recipe import recipe_for_run
 
-        weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
+        weights = find_weights(self.checkpoint, which=self.which, quiet=Quiet.is_on)
         named, overrides = self.recipe or find_recipe_beside(weights), self.overrides or []
         if named is None and (weights.suffix == ONNX_SUFFIX or self.data is None):
             fix = "name the recipe of its run by --recipe"

@@ -24,11 +24,23 @@ PIPE_WIDTH = 1000  # width of a table without a terminal, so that a row stays on
 LINE_INTERVAL = 10.0  # seconds between two progress lines without a terminal
 
 
+class Quiet:
+    """Whether the user wants no progress and no hints: --quiet, which `everest` takes before any command."""
+
+    is_on = False
+
+
 def say(*texts: str, everywhere: bool = False) -> None:
     """Print lines on stderr, in the first process only, unless `everywhere`."""
     if texts and (everywhere or is_main()):  # torchrun and Slurm show all processes
         with _even_unread():
             typer.echo("\n".join(texts), err=True)
+
+
+def hint(*texts: str) -> None:
+    """Print lines on stderr that --quiet leaves out, such as the next command."""
+    if not Quiet.is_on:
+        say(*texts)
 
 
 @contextmanager
@@ -116,8 +128,8 @@ def _format_step(event: dict[str, Any]) -> str:
 class Display:
     """Shows the events that a loop reports. Use as a context."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet = quiet
+    def __init__(self) -> None:
+        self._quiet = Quiet.is_on or not is_main()
         self._said_at = -LINE_INTERVAL
         self._began = (0.0, 0)  # time and finished steps when the stage started or resumed
         self._done = 0

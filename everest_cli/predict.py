@@ -15,7 +15,7 @@ from everest.system.files import refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import option, read_views
-from everest_cli.output import exit_if_failed
+from everest_cli.output import Display, exit_if_failed
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # rows of everest.inference.predictions
@@ -53,7 +53,7 @@ def predict(
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
     options = {"top": top, "output": output, "overwrite": overwrite}
-    display = model.display()
+    display = Display()
     passes = Passes(batch=model.batch, report=display.report)
     with display, open_predictions(opened, samples, passes, **options) as rows:
         if rows is None:
@@ -146,7 +146,7 @@ def extract(
     opened = model.open(read_views(views or (None if window is None else "1x1")))
     samples = find_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs])
-    with model.display() as display:
+    with Display() as display:
         passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
         skipped = extract(opened, samples, out, passes, level=features, overwrite=overwrite)
     if skipped is not None:

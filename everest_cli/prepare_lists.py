@@ -18,7 +18,7 @@ from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.bout_files import AnnotationKind, choose_kind
 from everest_cli.options import argument, find_root, local_path, option, refuse
-from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
+from everest_cli.output import Display, exit_if_failed, hint, print_json, print_result, say
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
@@ -163,7 +163,6 @@ def windows(
     data: Path | None = o.LIST_ROOT,
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
-    quiet: bool = o.QUIET,
 ) -> None:
     """Write a list of windows of long videos; intact files are not decoded.
 
@@ -188,7 +187,7 @@ def windows(
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs)
     check_new_file(output, overwrite=overwrite)
-    with Display(quiet=quiet) as display:
+    with Display() as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
         read = read_bouts(labels, paths, display.report, whose=whose_bouts, fps=fps) if labels else None
         bouts = None if read is None else read.bouts
@@ -198,22 +197,21 @@ def windows(
     if read is not None:
         document["left_out"] = left_out_rows(read.left_out)
     print_result(document, output, as_json=as_json)
-    if not quiet:
-        _print_windows(document)
+    _print_windows(document)
     exit_if_failed(document["failed"] or document["damaged"])
 
 
 def _print_windows(document: dict[str, Any]) -> None:
     """Print the numbers of windows and labels, and the command that splits a labeled list."""
     numbers = f"{plural(document['windows'], 'window')} of {plural(document['videos'], 'video')}"
-    say(f"{numbers}, {document['hours']:.2f} hours")
+    hint(f"{numbers}, {document['hours']:.2f} hours")
     if "task" in document:
         task, classes = document["task"], document["classes"]
-        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+        hint(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
         words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
         words += [] if task == "single-label" else ["--task", task]
         words += [] if classes is None else ["--classes", classes]
-        say(f"next:\n  {shlex.join(words)}")
+        hint(f"next:\n  {shlex.join(words)}")
 
 
 def convert_annotations(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import EnvironmentProblem, RecipeError, unknown_name
+from everest.errors import EnvironmentProblem
 from everest_cli import options as o
-from everest_cli.options import is_on_cpu, option, read_size, refuse
+from everest_cli.options import is_on_cpu, option, refuse
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -27,18 +27,14 @@ class ProfileOptions:
     """The options of `everest profile`."""
 
     backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
-    method: str | None = option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest].")
-    recipe: str | None = option("--recipe -r R", "A recipe instead of a method.")
-    frames: int | None = option("--frames N", "Frames of a clip.")
-    size: str | None = option("--size N|HxW", "Side, or height x width of a frame.")
-    keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre).")
+    recipe: str = option("--recipe -r R", "A shipped recipe, or a YAML file.", "k400")
     data: Path | None = option("--data DIR", "Videos whose reading is timed, or for --latency.")
     checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency.")
     latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False)
     window: float | None = option("--window SECONDS", "Window of the timeline, for --latency.", min=0.001)
     step: float | None = option("--step SECONDS", "Step of the timeline, for --latency.", min=0.001)
     overrides: list[str] | None = o.OVERRIDES
-    compare: bool = option("--compare", "Compare all methods.", False)
+    compare: bool = option("--compare", "Compare EVEREST, VideoMAE, ST-MAE and VideoMAE V2.", False)
     measure: bool = option("--measure", "Time real steps on this device.", False)
     batch: int | None = option(
         "--batch N", "Clips of a timed step; windows, for --latency.", min=1, max=o.MOST_CLIPS
@@ -64,7 +60,6 @@ class ProfileOptions:
         refuse(
             {
                 "--latency and --checkpoint: give both or neither": (self.checkpoint is None) == self.latency,
-                "--method and --recipe both choose a recipe; use one of them": self.method and self.recipe,
                 "--labeled and --epochs need --videos N, the number of training videos": self.videos is None
                 and (self.labeled or self.epochs),
                 "--window and --step need --latency": not self.latency and (self.window or self.step),
@@ -105,24 +100,13 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
 def _make_document(options: ProfileOptions) -> dict[str, Any]:
     """The document of --json: the cost of a recipe and of all methods, measurements, and the plan."""
     from everest.checkpoints.frozen import with_absolute_paths
-    from everest.profiling.profile import METHODS, RANKING_STRATEGIES, profile, recipe_with_changes
+    from everest.config.recipe import load_recipe
+    from everest.profiling.profile import METHODS, profile
 
-    data = options.data
-    data_root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
-    load = partial(
-        recipe_with_changes,
-        backbone=options.backbone,
-        frames=options.frames,
-        size=None if options.size is None else read_size(options.size),
-        keep=options.keep,
-        overrides=[*(options.overrides or []), *data_root],
-    )
-    method = (options.method or "everest").replace("_", "-")
-    if method not in METHODS:
-        raise unknown_name("--method", method, METHODS)
-    recipe = with_absolute_paths(load(options.recipe or METHODS[method]))
-    if options.keep is not None and not isinstance(recipe.pretrain.selection, RANKING_STRATEGIES):
-        raise RecipeError(f"--keep: strategy {recipe.pretrain.selection.strategy} has no keep ratio")
+    backbone = [] if options.backbone is None else [f"model.backbone={options.backbone}"]
+    data = [] if options.data is None else [f"data.root={json.dumps(str(options.data.resolve()))}"]
+    load = partial(load_recipe, overrides=[*backbone, *(options.overrides or []), *data])
+    recipe = with_absolute_paths(load(options.recipe))
     document: dict[str, Any] = {**profile(recipe), "compare": []}
     if options.compare:
         document["compare"] = [{"method": name, **profile(load(source))} for name, source in METHODS.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -10,21 +9,19 @@ from typing import TYPE_CHECKING, Final, Literal
 import typer
 
 from everest.config.heads import TaskName
-from everest.errors import RecipeError
-from everest.system.files import check_new_file, write_errors
+from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
-from everest_cli.output import Display, print_json, print_result, print_table, say
+from everest_cli.output import Display, Quiet, hint, print_json, print_result, print_table
 
 if TYPE_CHECKING:
     from everest_workflows.suggest.folder import SuggestRequest
 
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest_workflows.suggest.rules.DEVICE_VALUES
 PRETRAIN_FILE: Final = "pretrain.csv"  # read if neither --pretrain nor a training list is given
-TEMPLATES: Final = ("custom", "small")  # recipes that fit any videos
 
-app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
+app = typer.Typer(help="Recipes: suggest, list, show.", no_args_is_help=True)
 
 
 @app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")
@@ -45,7 +42,6 @@ def suggest(
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
     overwrite: bool = option("--overwrite", "Replace the file and its lists.", False),
     as_json: bool = o.AS_JSON,
-    quiet: bool = o.QUIET,
 ) -> None:
     """Write a recipe for a data set and a device, with the reason for each value; prints its path.
 
@@ -78,13 +74,12 @@ def suggest(
         group=group,
         init=None if init == "none" else init,
         hours=hours,
-        measured=is_here and not (quiet and hours is None and not as_json),
+        measured=is_here and not (Quiet.is_on and hours is None and not as_json),
         overwrite=overwrite,
     )
     suggestion, lines = suggest_for_folder(request, report=Display().report)
     commands = _list_next_commands(request, has_test=bool(suggestion.section.get("test")))
-    if not quiet:
-        say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
+    hint(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
     print_result({**document, "next": commands}, output, as_json=as_json)
 
@@ -145,22 +140,3 @@ def show(
 
         text = dump_recipe(load_recipe(file, overrides=overrides or ()))
     typer.echo(text if resolved else file.text, nl=False)
-
-
-@app.command(epilog="Example: everest recipes copy custom my.yaml")
-def copy(
-    name: str = argument("NAME", "A shipped recipe."),
-    destination: Path = argument("DEST", "A file or folder.", Path(), show_default="this folder"),
-) -> None:
-    """Copy a recipe to a file of your own, and print where it is."""
-    from everest.config.recipe_files import shipped_recipe
-
-    recipe = shipped_recipe(name)
-    path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
-    if os.path.lexists(path):
-        raise RecipeError(f"{path}: exists already; name another file")
-    with write_errors(path), path.open("x", encoding="utf-8") as file:
-        file.write(recipe.text)
-    if recipe.name in TEMPLATES:
-        typer.echo("`everest recipes suggest VIDEOS` fits a recipe to your videos and your machine", err=True)
-    typer.echo(path)

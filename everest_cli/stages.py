@@ -18,7 +18,7 @@ from everest.system.processes import is_main
 from everest.system.run_folder import DecoderStart
 from everest_cli import options as o
 from everest_cli.options import argument, local_path, option, refuse, run_in_each_process
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, hint, print_json
 from everest_workflows.project.options import ProjectOptions
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ class TrainOptions(StageOptions):
 
     gpus: str = o.GPUS
     processes: int | None = o.PROCESSES
-    print_config: bool = option("--print-config", "Print all settings and stop.", False)
     dry_run: bool = option("--dry-run", "Check, try two passes, estimate time and memory; no files.", False)
-    quiet: bool = o.QUIET
 
 
 def _train(
@@ -45,16 +43,13 @@ def _train(
     decoder: DecoderStart | None = None,
 ) -> Path | None:
     """Train a stage in each process; print and return the run folder, or None for a dry run."""
-    from everest.config.recipe import dump_recipe, recipe_for_run
+    from everest.config.recipe import recipe_for_run
 
     resumes_folder = options.resume not in ("auto", "never")
     problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
     refuse({problem: resumes_folder and (options.output or options.overwrite)})
     output = Path(options.resume) if resumes_folder else options.output
-    recipe = recipe_for_run(recipe_file, **options.changes)
-    if options.print_config:
-        typer.echo(dump_recipe(recipe), nl=False)
-        raise typer.Exit()
+    recipe = recipe_for_run(recipe_file, data=options.data, overrides=options.overrides)
     if not init:
         raise RecipeError(
             "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
@@ -73,7 +68,7 @@ def _train(
         init=None if init == "none" else init,
         decoder=decoder,
     )
-    with Display(quiet=options.quiet or not is_main()) as display:
+    with Display() as display:
         trial = _print_trial if options.dry_run else None
         run = run_stage(recipe, run_options, display.report, trial=trial)
     if options.dry_run:
@@ -123,14 +118,14 @@ def pretrain(
     Continue from other weights: everest pretrain --recipe ucf101 --init hf:MCG-NJU/videomae-base
     """
     folder = _train("pretrain", recipe, options, init=init, decoder=decoder)
-    if folder is None or not is_main() or options.quiet:
+    if folder is None or not is_main():
         return
     words = ["everest", "finetune", "--recipe", recipe, "--init", str(folder)]
     words += ["--output", f"{folder}-finetune"]
     words += [] if options.data is None else ["--data", options.data]
     for text in options.overrides or []:
         words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
-    say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
+    hint(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 
 
 def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str | None = option(*o.INIT)) -> None:
@@ -139,8 +134,8 @@ def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str | None 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
     folder = _train("finetune", recipe, options, init=init)
-    if folder is not None and is_main() and not options.quiet:
-        say(f"next:\n  {shlex.join(['everest', 'eval', '--checkpoint', str(folder)])}")
+    if folder is not None and is_main():
+        hint(f"next:\n  {shlex.join(['everest', 'eval', '--checkpoint', str(folder)])}")
 
 
 def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
@@ -174,7 +169,6 @@ def train(
     ),
     options: TrainProjectOptions,
     as_json: bool = o.AS_JSON,
-    quiet: bool = o.QUIET,
 ) -> None:
     """Train and test a model on your videos; repeat the command to resume.
 
@@ -187,7 +181,7 @@ def train(
     from everest_workflows.project.train import train as train_project
     from everest_workflows.project.verdict import list_verdict
 
-    with Display(quiet=quiet) as display:
+    with Display() as display:
         result: dict[str, Any] = train_project(videos[0], **vars(options), report=display.report)
     if as_json:
         print_json(result)
@@ -200,7 +194,6 @@ def demo(
     recipe: Literal["demo", "lvmae-demo"] = option("--recipe -r", "EVEREST in 5 min, or LVMAE in 8.", "demo"),
     output: Path | None = option("--output -o DIR", "Folder for videos, runs and report [runs/RECIPE]."),
     overwrite: bool = o.OVERWRITE,
-    quiet: bool = o.QUIET,
 ) -> None:
     """Pre-train, fine-tune and evaluate on rendered videos, in minutes; prints the report.
 
@@ -212,7 +205,7 @@ def demo(
 
     folder = output or Path("runs") / recipe
     run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
-    with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
+    with demo_folder(folder, overwrite=overwrite), Display() as display:
         run(folder, report=display.report)
     typer.echo((folder / REPORT).read_text("utf-8"), nl=False)
     typer.echo(folder / REPORT)

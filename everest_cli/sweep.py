@@ -14,7 +14,7 @@ from everest.system.events import ignore_event
 from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.options import argument, name_program, option
-from everest_cli.output import Display, print_json, print_table, say
+from everest_cli.output import Display, Quiet, hint, print_json, print_table, say
 
 RUN_COMMAND = "run"  # the command for any other first word
 TableFormat = Literal["markdown", "csv", "latex"]
@@ -56,7 +56,6 @@ def sweep(
     jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),
     gpus: str = o.GPUS,
     dry_run: bool = option("--dry-run", "Check all arms and list the jobs; write nothing.", False),
-    quiet: bool = o.QUIET,
 ) -> None:
     """Run variants (arms) of a recipe over several seeds; prints the folder.
 
@@ -81,14 +80,13 @@ def sweep(
     modules = context.find_root().params.get("imports") or []
     program = [*name_program(), *(word for module in modules for word in ("--import", module))]
     launcher = JobLauncher(program=program, devices=read_devices(gpus, None), parallel=jobs)
-    with Display(quiet=quiet) as display:
-        results = run_sweep(plan, output, launcher, ignore_event if quiet else display.report)
+    with Display() as display:
+        results = run_sweep(plan, output, launcher, ignore_event if Quiet.is_on else display.report)
     typer.echo(output)
     say(*map(_format_failure, results["failures"]))
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
-    if not quiet:
-        say(f"next:\n  {shlex.join(['everest', 'sweep', 'report', str(output)])}")
+    hint(f"next:\n  {shlex.join(['everest', 'sweep', 'report', str(output)])}")
 
 
 def _format_failure(failure: dict[str, Any]) -> str:

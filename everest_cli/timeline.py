@@ -19,7 +19,7 @@ from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.bout_files import SAVED_SUFFIX, FileKind, TimelineFiles, check_outputs, choose_kind
 from everest_cli.options import argument, option
-from everest_cli.output import exit_if_failed, say
+from everest_cli.output import Display, exit_if_failed, hint
 
 if TYPE_CHECKING:
     from everest.lists.classes import Classes
@@ -95,7 +95,7 @@ def timeline(
 
     people = whose.read(truth, option="--truth")
     kind = choose_kind(files.output, files.to, get_args(FileKind))
-    display = model.display()
+    display = Display()
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
         source = _read_timelines(videos[0], windows, files, model)
     else:
@@ -131,8 +131,8 @@ def timeline(
         typer.echo(format_scores(scores), nl=False, err=files.output is not None)
     for file in written:
         typer.echo(file, err=as_json)
-    if timelines.extents and not model.quiet:
-        say(*list_end_lines(timelines, source.save, files.plot, source.group))
+    if timelines.extents:
+        hint(*list_end_lines(timelines, source.save, files.plot, source.group))
     exit_if_failed(any(video.error for video in timelines.videos))
 
 

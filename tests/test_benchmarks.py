@@ -74,8 +74,9 @@ def test_timelines():
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert missing("benchmarks/timelines.md", rows) == []
     paths = {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
-    folds = [fold | paths | {"recordings": []} for fold in recordings["folds"]]
+    folds = [fold | paths | {"timelines": fold | paths | {"recordings": []}} for fold in recordings["folds"]]
     measured = recordings["train"] | paths | {"folds": folds}
+    measured |= {"timelines": measured}
     rows = [*list_results(MeasuredTest.of(measured)), measured["judgment"]]
     for name, row in recordings["confusion"].items():
         true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()

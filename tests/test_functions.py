@@ -211,23 +211,24 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
 
 def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
     events = []
-    encoder = everest.pretrain(recipe, output=tmp_path / "encoder", seed=3, cpu=True, report=events.append)
+    seed = {"overrides": ["train.seed=3"]}
+    encoder = everest.pretrain(recipe, output=tmp_path / "encoder", **seed, cpu=True, report=events.append)
     assert encoder == tmp_path / "encoder"
     assert {event["event"] for event in events} == {"heading", "step", "warning"}
-    options = ["-r", recipe, "--seed", 3, "--gpus", "cpu", "-q"]
+    options = ["-r", recipe, "--set", "train.seed=3", "--gpus", "cpu", "-q"]
     called("pretrain", *options, "-o", tmp_path / "encoder2")
     assert same_run(encoder, tmp_path / "encoder2")
 
     with ThreadPoolExecutor(max_workers=1) as thread:  # as in a notebook
-        start = {"init": encoder, "output": tmp_path / "run", "seed": 3, "cpu": True}
+        start = {"init": encoder, "output": tmp_path / "run", "overrides": ["train.seed=3"], "cpu": True}
         run = thread.submit(everest.finetune, recipe, **start).result()
     called("finetune", *options, "--init", encoder, "-o", tmp_path / "run2")
     assert same_run(run, tmp_path / "run2")
     called("finetune", *options, "--init", encoder, "-o", run)  # the function's run is finished for it, too
 
     with pytest.raises(RecipeError, match=r"different settings: --init \(\".*\", now null\)"):
-        everest.finetune(recipe, init=None, output=run, seed=3, cpu=True)
+        everest.finetune(recipe, init=None, output=run, overrides=["train.seed=3"], cpu=True)
     with pytest.raises(RecipeError, match="holds a run, and resume is off"):
-        everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
+        everest.finetune(recipe, init=encoder, output=run, overrides=["train.seed=3"], cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
-from everest.system.hub import HUB_PREFIX, TIMM_PREFIX
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 USE_BY_KIND: Final = {
@@ -48,19 +47,6 @@ class PublicWeights:
 def read_public_weights() -> list[PublicWeights]:
     """Read the table of public weights."""
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
-
-
-def find_cached_weights() -> list[PublicWeights]:
-    """Return the weights of the table that are in the local cache of the hub; nothing is downloaded."""
-    from huggingface_hub import constants
-
-    cached = []
-    for weights in read_public_weights():  # timm's models have the owner `timm` on the hub
-        repository = weights.name.removeprefix(HUB_PREFIX).replace(TIMM_PREFIX, "timm/")
-        folder = f"models--{repository.replace('/', '--')}"
-        if any(Path(constants.HF_HUB_CACHE).glob(f"{folder}/snapshots/*/*")):
-            cached.append(weights)
-    return cached
 
 
 def find_public_weights(name: str) -> PublicWeights:

@@ -113,8 +113,6 @@ def recipe_for_run(
     *,
     data: str | Path | None = None,
     overrides: Sequence[str] | None = None,
-    precision: str | None = None,
-    seed: int | None = None,
     imports: bool = True,
 ) -> Recipe:
     """Read a recipe with the changes of a run.
@@ -123,16 +121,13 @@ def recipe_for_run(
 
     Args:
         data: the value of `data.root`, which wins over `overrides`.
-        precision, seed: the values of these keys of `train`, which win over `overrides`.
         imports: see `load_recipe`.
     Raises:
         RecipeError: see `load_recipe`.
     """
     changes = [*(overrides or ())]
-    root = None if data is None else str(data)
-    for key, value in (("data.root", root), ("train.precision", precision), ("train.seed", seed)):
-        if value is not None:
-            changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    if data is not None:
+        changes.append(f"data.root={json.dumps(str(data), ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, imports=imports)
     root = parse_location(recipe.data.root).resolve()
     return replace(recipe, data=replace(recipe.data, root=str(root)))

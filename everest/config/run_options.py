@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from everest.config.values import PrecisionSetting
 from everest.system.run_folder import DecoderStart
 
 StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
@@ -35,18 +34,11 @@ class StageOptions:
         str, ("--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.")
     ] = "auto"
     overwrite: Annotated[bool, ("--overwrite", "Replace the contents of --output.")] = False
-    precision: Annotated[PrecisionSetting | None, ("--precision", "Override train.precision.")] = None
-    seed: Annotated[int | None, ("--seed N", "Override train.seed.")] = None
     tracker: Annotated[
         Literal["none", "tensorboard", "wandb"],
         ("--tracker", "Log curves and images to TensorBoard or W&B (offline)."),
     ] = "none"
     one_batch: Annotated[bool, ("--overfit-one-batch", "Overfit the first batch, as a check.")] = False
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The options that change the recipe, by the names of `everest.config.recipe.recipe_for_run`."""
-        return {name: getattr(self, name) for name in ("data", "overrides", "precision", "seed")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ def write_pooled_page(
     """Write the page of several models with the same test, with their outputs joined; return its path.
 
     Args:
-        results: results of all models together, then of each model, by title.
+        results: `metric`, `value`, `chance`, … of all models together, then of each model, by title.
         predictions: joined predictions of all models, which have one head.
         dataset: the test videos; the worst videos are read again for the page.
     """
@@ -116,7 +116,7 @@ def write_pooled_page(
     metric = pooled["metric"]
     documents = {
         title: {
-            metric: result[metric],
+            metric: result["value"],
             METRICS[metric].chance or "": result["chance"],
             "intervals": {metric: result["interval"]},
         }

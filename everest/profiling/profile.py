@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
 from everest.checkpoints.frozen import find_frozen
 from everest.config.heads import Head, named_heads
-from everest.config.merge import merge
-from everest.config.recipe import load_recipe
-from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
-    SELECTION_KEY,
     STAGES,
     FinetuneSettings,
     PretrainSettings,
     StageName,
 )
-from everest.methods.external import is_import_path
-from everest.methods.selection import TopK
-from everest.methods.strategies import STRATEGIES, LearnedImportance
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
@@ -37,7 +29,6 @@ METHODS: Final = {
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
-RANKING_STRATEGIES: Final = (TopK, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -123,31 +114,6 @@ def training_settings(recipe: Recipe, stage: ProfiledStage) -> PretrainSettings 
 def choose_precision(recipe: Recipe) -> str:
     """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
-
-
-def recipe_with_changes(
-    name: str,
-    *,
-    backbone: str | None = None,
-    frames: int | None = None,
-    size: int | tuple[int, int] | None = None,
-    keep: float | None = None,
-    overrides: Sequence[str] = (),
-) -> Recipe:
-    """Load a recipe with the given values; `keep` applies to strategies that rank tokens."""
-    strategy_name = merge(find_recipe(name), overrides).at((*SELECTION_KEY, "strategy")).value
-    if is_import_path(strategy_name):  # another package: known once it is loaded
-        ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKING_STRATEGIES)
-    else:
-        ranks = issubclass(STRATEGIES.get(str(strategy_name), object), RANKING_STRATEGIES)
-    values = {
-        "model.backbone": backbone,
-        "data.frames": frames,
-        "data.size": list(size) if isinstance(size, tuple) else size,
-        "pretrain.selection.keep_ratio": keep if ranks else None,
-    }
-    changes = [f"{key}={value}" for key, value in values.items() if value is not None]
-    return load_recipe(name, overrides=[*changes, *overrides])
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Comparison:
 
     project: Project
     folder: Path  # of the project
+    output: Path  # of the results: the folder of the project, or of the fold
     init: str | None  # weights that all candidates with an encoder start from
     report: Report
     fold: Mapping[str, str] | None = None  # the lists of a fold, by their keys; None: those of the recipe
@@ -105,23 +106,23 @@ class Comparison:
         folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
         return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report)
 
-    def compare(self, table: FeatureTable, folder: Path) -> tuple[Classifier, list[Candidate], BestCandidate]:
+    def compare(self, table: FeatureTable) -> tuple[Classifier, list[Candidate], BestCandidate]:
         """Train the candidates on the training list; returns the model of the best by the validation list.
 
-        Linear candidates also learn from the validation list. `folder` gets the run of the network.
+        Linear candidates also learn from the validation list.
         """
         val = table.readable(self.samples["val"])
         learned = [*table.readable(self.samples["train"]), *val]
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if self.project.trains_network and (val or self.forced):
             self.report(heading("fine-tuning"))
-            run = self.train_stage(stages.finetune, folder / FINETUNE_FOLDER)
+            run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
-        return self._model(candidates, choice), candidates, choice
+        return self._deliver(candidates, choice), candidates, choice
 
     def compare_folds(
         self, table: FeatureTable, outputs: TestOutputs, chosen_in_folds: Sequence[str]
@@ -138,9 +139,9 @@ class Comparison:
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
             self.report(heading("fine-tuning on all videos"))
-            run = self.train_stage(stages.finetune, self.folder / FINETUNE_FOLDER)
+            run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
-        model = self._model(candidates, choice)
+        model = self._deliver(candidates, choice)
         if self.forced:
             return model, choice
         times = Counter(chosen_in_folds).items()
@@ -148,21 +149,11 @@ class Comparison:
         reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
         return model, replace(choice, reason=reason)
 
-    def save(self, model: Classifier, folder: Path) -> None:
-        """Write the chosen model, its recipe, and what all its encoders started from, to FOLDER/model.
+    def _deliver(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
+        """The model of the chosen candidate; writes it, its recipe and what its encoders started from.
 
-        `folder` is of the project, or of the fold.
+        It knows the recipe with the views that it was made for.
         """
-        origin = None
-        if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
-            origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
-        names = model.class_names
-        model.file = save_classifier(
-            folder / MODEL_FOLDER, model, model.recipe, class_names=names, origin=origin
-        )
-
-    def _model(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
-        """The model of the chosen candidate, which knows the recipe with the views that it was made for."""
         self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]
         modules = [each.make() for each in members if each.make is not None]
@@ -171,4 +162,11 @@ class Comparison:
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         model.recipe, model.class_names = recipe, self.classes.names
-        return model.eval()
+        origin = None
+        if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
+            origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
+        model.eval()
+        model.file = save_classifier(
+            self.output / MODEL_FOLDER, model, recipe, class_names=model.class_names, origin=origin
+        )
+        return model

@@ -6,7 +6,7 @@ V test videos, C outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -27,18 +27,16 @@ from everest.metrics.head_metrics import class_tests, compute_metrics, find_chan
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
-from everest.system.events import Report, heading, ignore_event
+from everest.system.events import heading, ignore_event
 from everest.system.files import IN_USE_FIX
-from everest_workflows.annotations.bout import Bouts
 from everest_workflows.project.candidates import MEAN, Candidate
 from everest_workflows.project.choice import BestCandidate, estimate_difference
 from everest_workflows.project.comparison import Comparison
 from everest_workflows.project.feature_kinds import IMAGES
-from everest_workflows.project.request import REPORT, Project, write_document
+from everest_workflows.project.request import REPORT, write_document
 from everest_workflows.project.result import (
     DELIVERED,
     F1_KEY,
-    NETWORK,
     CandidateTest,
     ClassTest,
     MeasuredTest,
@@ -58,7 +56,6 @@ LINEAR_FILE: Final = "linear.csv"  # the predictions of the linear model on smal
 OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
-SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
 
 
 class PageData(NamedTuple):
@@ -75,19 +72,13 @@ def measure_candidates(
     model: Classifier,
     candidates: Sequence[Candidate],
     choice: BestCandidate,
-    folder: Path,
 ) -> tuple[MeasuredTest, PageData]:
-    """Evaluate the chosen candidate on the test list, beside all others; writes into FOLDER/report.
+    """Evaluate the model of the chosen candidate on the test list, beside all others; writes its report.
 
     The timelines of annotated recordings are measured, too.
-
-    Args:
-        comparison: on the lists of the project, or of a fold.
-        model: of the chosen candidate.
-        folder: of the project, or of the fold.
     """
-    project, report, samples = comparison.project, comparison.report, comparison.samples["test"]
-    report_folder = folder / REPORT
+    project, report = comparison.project, comparison.report
+    report_folder = comparison.output / REPORT
     report(heading(f"test of the best candidate, {choice.name}"))
     files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
     runtime = OpenedModel.of(model).runtime
@@ -95,24 +86,19 @@ def measure_candidates(
         model, model.spec, model.recipe, runtime, report=report, files=files
     )
     (head,) = model.heads
-    outputs = _predict_all(candidates, choice, samples, predictions)
+    outputs = _predict_all(candidates, choice, comparison.samples["test"], predictions)
     write_document(report_folder / OUTPUTS, asdict(outputs))
     classes = Classes(heads=model.heads, names=model.class_names)
     write_predictions(report_folder / LINEAR_FILE, outputs.predictions(IMAGES, head), classes)
-    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
-    may_smooth = choice.members == (NETWORK,)  # linear candidates have learned from the validation list
-    timelines = score_recordings(comparison, model, report_folder, may_choose=may_smooth)
     metric = METRIC_OF_TASK[head.task]
     test = MeasuredTest(
-        frames=model.recipe.data.frames,
         warnings=() if project.folds else project.warnings,
-        **measure_outputs(outputs, classes, choice, intervals=not project.folds),  # else of all folds
+        **measure_outputs(outputs, model, choice, intervals=not project.folds),  # else of all folds
         value=evaluation[metric],
         interval=find_interval(evaluation, metric),
-        majority_class=None if evaluation.get("majority_top1") is None else frequent["name"],
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
         report=str(report_folder / PAGE),
-        timelines=timelines,
+        timelines=score_recordings(comparison, model),
     )
     return test, PageData(evaluation, predictions, classes, evaluation_dataset(model.recipe, classes))
 
@@ -139,9 +125,10 @@ def _predict_all(
 
 
 def measure_outputs(
-    outputs: TestOutputs, classes: Classes, choice: BestCandidate, *, intervals: bool = True
+    outputs: TestOutputs, model: Classifier, choice: BestCandidate, *, intervals: bool = True
 ) -> dict[str, Any]:
     """The fields of a MeasuredTest that follow from the outputs of all candidates, with their intervals."""
+    classes = Classes(heads=model.heads, names=model.class_names)
     (head,) = classes.heads
     metric = METRIC_OF_TASK[head.task]
     names = [name for name in outputs.outputs if name != DELIVERED]
@@ -159,17 +146,20 @@ def measure_outputs(
     delivered = outputs.predictions(DELIVERED, head)
     difference = None
     if IMAGES in tests and several and METRICS[metric].chance:
-        model, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
-        difference = estimate_difference(model, images, outputs.groups)
+        chosen, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
+        difference = estimate_difference(chosen, images, outputs.groups)
+    (part,) = delivered.by_head().values()
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
-        rows = class_tests(delivered.by_head()[""], classes.names_of_head(head), groups)
-        behaviors = [ClassTest(**row) for row in rows]
+        behaviors = [ClassTest(**row) for row in class_tests(part, classes.names_of_head(head), groups)]
+    is_single = head.task == "single-label"
     return {
+        "frames": model.recipe.data.frames,
         "metric": metric,
         "chance": find_chance(metric, (head,), delivered.labels),
         "majority": find_chance("majority_top1", (head,), delivered.labels),
+        "majority_class": classes.name(int(np.bincount(part.labels).argmax())) if is_single else None,
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
         "difference": difference,
         "candidates": list(tests.values()),
@@ -218,21 +208,15 @@ def pool_folds(
     timelines = None
     if project.request.annotations:  # each smoothed as in its fold
         saved = [Timelines.load(path / TIMELINE) for path in _list_fold_reports(folder, fold_results)]
-        timelines = _score(saved, comparison, report_folder)
+        timelines = _score(saved, comparison)
     delivered = outputs.predictions(DELIVERED, head)
     metrics = compute_metrics(delivered, intervals=True)
     metric = METRIC_OF_TASK[head.task]
-    frequent = None
-    if head.task == "single-label":
-        (part,) = delivered.by_head().values()
-        frequent = classes.name(int(np.bincount(part.labels).argmax()))
     pooled = MeasuredTest(
-        frames=model.recipe.data.frames,
         warnings=project.warnings,
-        **measure_outputs(outputs, classes, choice),
+        **measure_outputs(outputs, model, choice),
         value=metrics[metric],
         interval=find_interval(metrics, metric),
-        majority_class=frequent,
         videos=len(outputs.videos),
         groups=len(set(outputs.groups)),
         skipped=sum(result.skipped for result in fold_results),
@@ -241,77 +225,49 @@ def pool_folds(
         timelines=timelines,
         folds=fold_results,
     )
-    # Without their intervals: a fold has few groups.
-    results = {
-        f"fold {number}": result.dump() | {"interval": None}
-        for number, result in enumerate(fold_results, start=1)
-    }
+    documents = {"all folds": pooled.dump()}
+    for number, result in enumerate(fold_results, start=1):
+        documents[f"fold {number}"] = result.dump() | {"interval": None}  # a fold has few groups
     tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
-    documents = {"all folds": pooled.dump(), **results}
     return pooled, PageData(documents, delivered, classes, evaluation_dataset(tested, classes))
 
 
-def score_recordings(
-    comparison: Comparison, model: Classifier, report_folder: Path, *, may_choose: bool
-) -> TimelineScores | None:
+def score_recordings(comparison: Comparison, model: Classifier) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
-    None if the project has no recordings.
-
-    Args:
-        may_choose: choose how much to smooth on the validation list, from which the model has not learned.
+    Probabilities are averaged over a window. None if the project has no recordings.
     """
-    project, report = comparison.project, comparison.report
-    window = project.window
+    window, report_folder = comparison.project.window, comparison.output / REPORT
     if window is None:
         return None
-    smooth = window
-    if model.recipe.data.val is not None and may_choose:
-        report(heading("timelines of the validation recordings, to choose how much to smooth"))
-        validated = _predict_timelines(model, "val", window, report)
-        labeled = read_labeled_bouts(validated, project)
-        accuracies = {}
-        for seconds in (window * windows for windows in SMOOTHED):
-            bouts = validated.bouts(BoutRules(smooth=seconds))
-            scores = score_timelines(validated, bouts, labeled, report=ignore_event)
-            accuracies[seconds] = scores["frame_accuracy"]
-        smooth = max(accuracies, key=accuracies.__getitem__)
-    report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
-    timelines = replace(_predict_timelines(model, "test", window, report), rules=BoutRules(smooth=smooth))
+    comparison.report(heading(f"timelines of the test recordings, smoothed over {window:g} s"))
+    samples = read_source(model.recipe.data, "test", labeled=False).samples
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    predicted = timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=comparison.report)
+    timelines = replace(predicted, rules=BoutRules(smooth=window))
     timelines.save(report_folder / TIMELINE)
-    scores = _score([timelines], comparison, report_folder)
+    scores = _score([timelines], comparison)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
-def _score(parts: Sequence[Timelines], comparison: Comparison, report_folder: Path) -> TimelineScores:
+def _score(parts: Sequence[Timelines], comparison: Comparison) -> TimelineScores:
     """The scores of the bouts of timelines, each by its own rules; draws their figure."""
     recordings = [each for part in parts for each in zip(part.videos, part.bouts(), strict=True)]
     recordings.sort(key=lambda each: each[0].video)  # folds have another order
     timelines = replace(parts[0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
-    labeled = read_labeled_bouts(timelines, comparison.project)
+    annotations = list(map(Path, comparison.project.request.annotations))
+    paths = [video.path for video in timelines.videos]
+    labeled = read_bouts(annotations, paths, ignore_event, whose=comparison.project.request.whose).bouts
     groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
     scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
-    draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
+    figure = comparison.output / REPORT / FIGURE
+    draw_timelines(figure, timelines, bouts, labeled)
+    names = {each.name for each in fields(TimelineScores)}
     return TimelineScores(
-        **{key: scores[key] for key in ("frame_accuracy", "frame_interval")},
-        **{key: scores[key] for key in ("majority_accuracy", "mean_class_accuracy", "too_short")},
+        **{key: value for key, value in scores.items() if key in names},
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
-        figure=str(report_folder / FIGURE),
+        figure=str(figure),
         smooth=median(part.rules.smooth for part in parts),
     )
-
-
-def read_labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
-    """The bouts of a person for each recording, by its path."""
-    annotations = list(map(Path, project.request.annotations))
-    paths = [video.path for video in timelines.videos]
-    return read_bouts(annotations, paths, ignore_event, whose=project.request.whose).bouts
-
-
-def _predict_timelines(model: Classifier, key: str, window: float, report: Report) -> Timelines:
-    """The timelines of the recordings of a list."""
-    samples = read_source(model.recipe.data, key, labeled=False).samples
-    paths = list(dict.fromkeys(sample.path for sample in samples))
-    return timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)

@@ -11,21 +11,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from psutil import getloadavg
-
 from everest.checkpoints.describe import read_weight_settings
-from everest.checkpoints.public_weights import find_cached_weights
+from everest.config.settings import DataSettings, Recipe
 from everest.engine.stage_plan import FEWEST_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.lists.classes import Classes
 from everest.lists.labels import Label, class_indices
+from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.prepare.check import difference_text, differences_by_headers
 from everest.system.compute import NetworkTime
 from everest.system.events import Report, warning
 from everest.system.files import PART_SUFFIX
-from everest.system.processes import num_cores
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural, time_text
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
@@ -63,10 +61,9 @@ class Plan:
 
 def make_plan(request: Request, folder: Path, report: Report) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
-    on_cpu = None if request.latency is None else True
     start = None  # the weights; missing ones are an error before the videos are read
     if request.init is not None:
-        start = read_weight_settings(request.init, on_cpu=on_cpu)
+        start = read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
     lists = make_lists(request, folder / NEW_LISTS, report)
     suggestion = suggest_recipe(
         lists.section,
@@ -78,51 +75,63 @@ def make_plan(request: Request, folder: Path, report: Report) -> Plan:
     )
     if request.latency is not None:
         suggestion = fit_latency(suggestion, request.latency)
-    data = suggestion.recipe.data
-    train = read_source(data, "train", labeled=True)
-    classes = Classes.of(train, data)
-    samples = {"train": train.samples}
-    for key in ("val", "test"):
-        if getattr(data, key) is not None:
-            samples[key] = read_source(data, key, labeled=True, classes=classes).samples
-    sizes = {key: len(listed) for key, listed in samples.items()}
+    sources, classes = _read_sources(suggestion.recipe.data)
+    sizes = {key: len(source.samples) for key, source in sources.items()}
     trains_network = request.trains_network
     if trains_network or request.unlabeled is not None:
         suggestion = suggestion.timed()
         if request.hours is not None:
-            planned = suggestion.times
-            suggestion = _fit_to_hours(request.hours, suggestion, sizes, lists)
-            for time, before in zip(suggestion.times, planned, strict=True):
-                if time.steps < min(FEWEST_STEPS, before.steps):  # data sets of few clips need few steps
-                    trains_network = request.model == NETWORK or request.unlabeled is not None
-                    result = "a model hardly learns" if trains_network else "no network is trained"
-                    problem = (
-                        f"--hours {request.hours:g} leaves {plural(time.steps, 'step')} for {time.stage}"
-                    )
-                    report(warning(f"{problem}, so {result}; give more hours"))
+            shortened = _fit_to_hours(request.hours, suggestion, sizes, lists)
+            if few := _find_few_steps(suggestion, shortened):
+                trains_network = request.model == NETWORK or request.unlabeled is not None
+                result = "a model hardly learns" if trains_network else "no network is trained"
+                report(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
+            suggestion = shortened
     if trains_network or request.unlabeled is not None:
         seconds = _estimate_seconds(suggestion, sizes, lists)
     else:
-        num_samples = sum(sizes.values())
-        num_tested = num_samples if lists.folds else sizes.get("test", 0)
-        num_read = num_samples + num_tested  # for their features, then for the tests
-        read = num_read * measure_clip_seconds(suggestion.recipe, classes)
-        fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
-        comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
-        seconds = read + comparisons * slow_down() * (CHECK_SECONDS + fits), 0.0
-    document = _make_document(lists, suggestion, samples, classes, request, seconds, trains_network)
-    all_samples = tuple(chain.from_iterable(samples.values()))
-    differences = differences_by_headers(replace(train, samples=all_samples).by_class)
-    warnings = [f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}" for row in differences]
-    parts = {
-        sample.path: name if lists.are_given else sample.group_or_path
-        for name, listed in samples.items()
-        for sample in listed
-    }
-    warnings = [*check_copies(parts), *check_groups(all_samples), *warnings]
+        seconds = _estimate_linear_seconds(suggestion.recipe, classes, sizes, lists), 0.0
+    warnings = list(_list_warnings(lists, sources))
+    document = _make_document(lists, suggestion, sources, classes, request, seconds, trains_network)
     document |= {"warnings": warnings}
     document["lines"] += [f"warning: {text}" for text in warnings]
     return Plan(lists=replace(lists, warnings=warnings), suggestion=suggestion, document=document)
+
+
+def _read_sources(data: DataSettings) -> tuple[dict[str, SampleList], Classes]:
+    """The lists that a recipe names, by their keys, and the classes of the training list."""
+    sources = {"train": read_source(data, "train", labeled=True)}
+    classes = Classes.of(sources["train"], data)
+    for key in ("val", "test"):
+        if getattr(data, key) is not None:
+            sources[key] = read_source(data, key, labeled=True, classes=classes)
+    return sources, classes
+
+
+def _find_few_steps(planned: Suggestion, shortened: Suggestion) -> str | None:
+    """The stage that has too few steps after it was shortened; data sets of few clips need few steps."""
+    for time, before in zip(shortened.times, planned.times, strict=True):
+        if time.steps < min(FEWEST_STEPS, before.steps):
+            return f"{plural(time.steps, 'step')} for {time.stage}"
+    return None
+
+
+def _list_warnings(lists: ProjectLists, sources: Mapping[str, SampleList]) -> Iterator[str]:
+    """What may make the test too easy."""
+    parts = {
+        sample.path: name if lists.are_given else sample.group_or_path
+        for name, source in sources.items()
+        for sample in source.samples
+    }
+    yield from check_copies(parts)
+    samples = _join(sources)
+    yield from check_groups(samples)
+    for row in differences_by_headers(replace(sources["train"], samples=samples).by_class):
+        yield f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}"
+
+
+def _join(sources: Mapping[str, SampleList]) -> tuple[Sample, ...]:
+    return tuple(chain.from_iterable(source.samples for source in sources.values()))
 
 
 def _fit_to_hours(
@@ -161,52 +170,57 @@ def _estimate_seconds(
     if lists.window is not None:  # timelines have more windows than lists
         clips += round(STEP / STEP_AS_TRAINED) * (val + test)
     starts = (validations * (val > 0) + 1) * max(folds, 1)
-    checks = slow_down() * START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    checks = START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
     return seconds + checks, checks
+
+
+def _estimate_linear_seconds(
+    recipe: Recipe, classes: Classes, sizes: Mapping[str, int], lists: ProjectLists
+) -> float:
+    """The seconds to compute the features of all samples, and to fit and test the linear candidates."""
+    num_samples = sum(sizes.values())
+    num_tested = num_samples if lists.folds else sizes.get("test", 0)
+    read = (num_samples + num_tested) * measure_clip_seconds(recipe, classes)
+    fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
+    comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
+    return read + comparisons * (CHECK_SECONDS + fits)
 
 
 def _make_document(
     lists: ProjectLists,
     suggestion: Suggestion,
-    samples: Mapping[str, Sequence[Sample]],
+    sources: Mapping[str, SampleList],
     classes: Classes,
     request: Request,
     seconds: tuple[float, float],
     trains_network: bool,
 ) -> dict[str, Any]:
-    """The document of `--json`, with the lines for people.
-
-    `samples` has those of each list; for `seconds` see `_estimate_seconds`.
-    """
-    sizes = {}
-    for key, listed in samples.items():
-        groups = sorted({sample.group for sample in listed if sample.group is not None})
-        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
-        sizes[key] = f"{ListSize.of(listed)}{names}"
-    all_samples = list(chain.from_iterable(samples.values()))
-    counts, lines = describe_samples(all_samples, classes, windows=lists.window is not None)
+    """The document of `--json`, with the lines for people; for `seconds` see `_estimate_seconds`."""
+    samples = _join(sources)
+    counts, lines = describe_samples(samples, classes, windows=lists.window is not None)
     trainings = 1 + len(lists.folds) if trains_network else 0
     times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
-    if lists.are_given:
-        data = suggestion.recipe.data
-        names = ", ".join(getattr(data, key) for key in samples)
-        lines.append(f"divided by the lists in {data.root}: {names}")
-    if lists.folds:
-        lines.append(f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it")
-    if lists.left_out:
-        lines.append(f"left out of the annotations: {left_out_text(lists.left_out)}")
-    if lists.subjects:
-        names = first_names(lists.subjects, MOST_NAMES)
-        lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
+    time = suggestion.network_time if request.trains_network or request.init is not None else None
+    lines += _describe_lists(lists, suggestion.recipe.data, sources)
     if not trains_network:
         lines.append("candidates: linear models only (--hours H also fine-tunes a network)")
-    compared = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    compared = (
+        len(samples) // len(lists.folds)
+        if lists.folds
+        else len(sources["val"].samples)
+        if "val" in sources
+        else 0
+    )
     if trains_network and compared < FEWEST_TO_CHOOSE:
-        size = plural(compared, ListSize.of(all_samples).noun)
+        size = plural(compared, ListSize.of(samples).noun)
         lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
-    time = suggestion.network_time if request.trains_network or request.init is not None else None
     lines += [*_describe_model(suggestion, time), *map(str, times)]
-    lines.append(_total_text(seconds, trainings, trains_network))
+    trained = f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    checks = " to compute features, and to fit and test linear models"
+    if trains_network:
+        checks = f", including {time_text(seconds[1])} for validations and tests"
+    lines.append(f"all training: about {time_text(seconds[0])}{trained}{checks}")
+    sizes = {key: _describe_size(source.samples) for key, source in sources.items()}
     return {
         "lists": sizes,
         "classes": counts,
@@ -221,49 +235,47 @@ def _make_document(
     }
 
 
-def _total_text(seconds: tuple[float, float], trainings: int, trains_network: bool) -> str:
-    """The time of everything, and how busy the machine was when its speed was measured."""
-    total = f"all training: about {time_text(seconds[0])}"
-    total += f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    checks = f", including {time_text(seconds[1])} for validations and tests"
-    total += checks if trains_network else " to compute features, and to fit and test linear models"
-    load = f"{getloadavg()[0]:.1f} on {plural(num_cores(), 'core')}"
-    idle = ", and less on an idle machine" if slow_down() > 1 else ""
-    return f"{total}; under the present load of {load}{idle}"
+def _describe_size(samples: Sequence[Sample]) -> str:
+    """The number of samples of a list, with the names of a few groups."""
+    groups = sorted({sample.group for sample in samples if sample.group is not None})
+    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+    return f"{ListSize.of(samples)}{names}"
 
 
-def slow_down() -> float:
-    """How much longer a job takes than on an idle machine: the number of programs for each core."""
-    return max(1.0, getloadavg()[0] / num_cores())
+def _describe_lists(
+    lists: ProjectLists, data: DataSettings, sources: Mapping[str, SampleList]
+) -> Iterator[str]:
+    """How the samples are divided, and what of the annotations counts."""
+    if lists.are_given:
+        yield f"divided by the lists in {data.root}: {', '.join(getattr(data, key) for key in sources)}"
+    if lists.folds:
+        yield f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it"
+    if lists.left_out:
+        yield f"left out of the annotations: {left_out_text(lists.left_out)}"
+    if lists.subjects:
+        names = first_names(lists.subjects, MOST_NAMES)
+        yield f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject"
 
 
-def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> list[str]:
+def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> Iterator[str]:
     """The size of a timed network, whether it is fast enough, and the weights to start from."""
-    data = suggestion.recipe.data
+    data, start = suggestion.recipe.data, suggestion.start
     height, width = data.frame_size
     clip = f"{plural(data.frames, 'frame')} of {height} x {width} pixels"
-    lines = []
     if time is not None and suggestion.latency is not None:
-        aim, larger = NETWORK_SHARE * suggestion.latency, ""
-        if suggestion.larger_ms is not None:
-            larger = f"; the next larger size needs {suggestion.larger_ms:.0f} ms"
+        aim = NETWORK_SHARE * suggestion.latency
         comparison = "at most" if time.alone_ms <= aim else "more than"
         rest = "; histograms of motion may take the rest" if data.frames > 1 else ""
-        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms{rest}{larger}"
+        limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms{rest}"
         speed = f"{time.alone_ms:.3g} ms a clip by PyTorch on one CPU thread ({limit})"
         text = f"{suggestion.recipe.model.backbone}, {clip}, one view: {speed}"
-        fix = "omit --init, or name smaller weights" if suggestion.start else "no smaller size is left to try"
-        lines.append(text if suggestion.is_fast else f"warning: {text}; {fix}")
-        plan = "plan on an idle machine if the size of the model matters"
-        lines += [f"{busy}; {plan}" for busy in time.warnings]
-    if suggestion.start is not None:
-        over = " spread over the video" if suggestion.start.is_image and data.frames > 1 else ""
-        lines.append(f"starts from {suggestion.start.title}, {clip}{over}")
-    elif cached := find_cached_weights():
-        cached.sort(key=lambda weights: weights.first_for is None)
-        named = ", ".join(f"{weights.name} ({weights.license})" for weights in cached[:MOST_NAMES])
-        lines.append(f"weights found: {named}; try --init {cached[0].name}")
-    return lines
+        fix = "omit --init, or name smaller weights" if start else "no smaller size is left to try"
+        yield text if suggestion.is_fast else f"warning: {text}; {fix}"
+        for busy in time.warnings:
+            yield f"{busy}; plan on an idle machine if the size of the model matters"
+    if start is not None:
+        over = " spread over the video" if start.is_image and data.frames > 1 else ""
+        yield f"starts from {start.title}, {clip}{over}"
 
 
 def check_groups(samples: Sequence[Sample]) -> Iterator[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
-from pydantic import InstanceOf, TypeAdapter
+from pydantic import Field, InstanceOf, TypeAdapter
 
 from everest.config.heads import Head
 from everest.metrics.predictions import Predictions
@@ -31,20 +31,12 @@ class TimelineScores:
     frame_interval: list[float] | None = None  # 95 %, over groups
     majority_accuracy: float
     mean_class_accuracy: float
-    too_short: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds of the classes that the mean leaves out
-    f1: float | None  # of bouts that overlap by half
+    too_short: dict[str, float] = field(default_factory=dict)  # seconds of classes without a part in the mean
+    f1: Annotated[float | None, Field(alias=F1_KEY)]  # of bouts that overlap by half
     recordings: list[InstanceOf[str]]
     figure: InstanceOf[str]  # a file
     smooth: float  # seconds over which probabilities are averaged; the median of several folds
     timeline: InstanceOf[str] | None = None  # a file; None: of several folds
-
-    def dump(self) -> dict[str, Any]:
-        document = {F1_KEY if name == "f1" else name: value for name, value in vars(self).items()}
-        if self.timeline is None:
-            del document["timeline"]
-        return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,25 +148,12 @@ class MeasuredTest:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """The test that a document describes; ValueError or LookupError if it is damaged."""
-        values = {**document, "value": document[document["metric"]], "timelines": None}
-        if "frame_accuracy" in document:
-            values["timelines"] = {**document, "f1": document[F1_KEY]}
-        values["folds"] = [MeasuredTest.of(fold) for fold in document.get("folds", ())]
-        return validate(TypeAdapter(cls), values)
+        """The test that a document describes; ValueError if it is damaged."""
+        return validate(TypeAdapter(cls), document)
 
     def dump(self) -> dict[str, Any]:
         """The document of result.json."""
-        document = {self.metric: self.value, **vars(self)}
-        for name in ("value", "timelines", "folds"):
-            del document[name]
-        if self.timelines is not None:
-            document |= self.timelines.dump()
-        for name in ("candidates", "behaviors"):
-            document[name] = list(map(asdict, document[name]))
-        if self.folds:
-            document["folds"] = [fold.dump() for fold in self.folds]
-        return document
+        return TypeAdapter(type(self)).dump_python(self, by_alias=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +167,6 @@ class ProjectResult(MeasuredTest):
     clip_time: ClipTime | None = None  # with --latency
     methods: str = ""  # what was done, for a publication
     next: list[InstanceOf[str]]  # commands
-
-    def dump(self) -> dict[str, Any]:
-        return super().dump() | {"clip_time": self.clip_time and asdict(self.clip_time)}
 
 
 def read_project_result(weights: Path) -> ProjectResult | None:

@@ -149,7 +149,8 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         result = ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
         return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
     record_place(folder)
-    comparison = Comparison(project=project, folder=folder, init=project.request.init, report=report)
+    init = project.request.init
+    comparison = Comparison(project=project, folder=folder, output=folder, init=init, report=report)
     if project.request.unlabeled is not None:
         report(heading("pre-training"))
         pretrained = comparison.train_stage(stages.pretrain, folder / PRETRAIN)
@@ -159,19 +160,17 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         if fold_tests:
             outputs = pool_outputs(folder, fold_tests)
             model, choice = comparison.compare_folds(table, outputs, [each.choice for each in fold_tests])
-            comparison.save(model, folder)
             test, page = pool_folds(comparison, model, choice, outputs, fold_tests)
         else:
-            model, candidates, choice = comparison.compare(table, folder)
-            comparison.save(model, folder)
-            test, page = measure_candidates(comparison, model, candidates, choice, folder)
+            model, candidates, choice = comparison.compare(table)
+            test, page = measure_candidates(comparison, model, candidates, choice)
         clip_time = _measure_clip_time(model, comparison, table)
-        times = [] if clip_time is None else [str(clip_time)]
-        judgment = judge(test, possible_folds=project.possible_folds)
-        methods = write_methods(project, choice, comparison.recipe, test)
-        lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
-        links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
-        _write_page(folder, folder.name, test, page, lines, links)
+    judgment = judge(test, possible_folds=project.possible_folds)
+    methods = write_methods(project, choice, comparison.recipe, test)
+    times = [] if clip_time is None else [str(clip_time)]
+    lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
+    links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
+    _write_page(comparison, folder.name, test, page, lines, links)
     result = ProjectResult(
         **vars(test),
         judgment=judgment,
@@ -215,39 +214,44 @@ def _measure_clip_time(model: Classifier, comparison: Comparison, table: Feature
 
 
 def _write_page(
-    folder: Path, title: str, test: MeasuredTest, page: PageData, lines: list[str], links: Mapping[str, Path]
+    comparison: Comparison,
+    title: str,
+    test: MeasuredTest,
+    page: PageData,
+    lines: list[str],
+    links: Mapping[str, Path],
 ) -> None:
-    """Write the page of a test in the folder of a project or of a fold."""
+    """Write the page of a test in the folder of the project or of the fold."""
     # Of each class, the interval of its recall, or of its average precision.
     intervals = {each.name: each.interval for each in test.behaviors}
     summary = Summary(lines, links, test.figure, f"Test of {title}", intervals)
+    folder = comparison.output / REPORT
     if test.folds:
         noun = "video" if test.timelines is None else "window"
-        write_pooled_page(folder / REPORT, *page, noun=noun, summary=summary)
+        write_pooled_page(folder, *page, noun=noun, summary=summary)
     else:
-        write_evaluation_page(folder / REPORT, *page, summary)
+        write_evaluation_page(folder, *page, summary)
 
 
 def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTest]:
     """Train and test the candidates of the remaining folds; returns the tests of all."""
-    project, folder = comparison.project, comparison.folder
-    links = {"The verdict on all folds": folder / REPORT / PAGE}
+    project = comparison.project
+    links = {"The verdict on all folds": comparison.folder / REPORT / PAGE}
     results = []
     started, done = monotonic(), 0
     for number, lists in enumerate(project.folds, start=1):
-        fold_folder = folder / FOLDS_FOLDER / str(number)
-        if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
+        fold = replace(comparison, fold=lists, output=comparison.folder / FOLDS_FOLDER / str(number))
+        file = fold.output / RESULT
+        if not file.exists() or not (fold.output / REPORT / OUTPUTS).exists():
             title, left = f"fold {number} of {len(project.folds)}", ""
             if done:  # the model of all videos takes as long as a fold
                 seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
                 left = f", about {time_text(seconds)} left at the speed so far"
             comparison.report(heading(title + left))
-            fold = replace(comparison, fold=lists)
-            model, candidates, choice = fold.compare(table, fold_folder)
-            fold.save(model, fold_folder)
-            test, page = measure_candidates(fold, model, candidates, choice, fold_folder)
-            _write_page(fold_folder, title, test, page, list_results(test), links)
-            write_document(fold_folder / RESULT, test.dump())
+            model, candidates, choice = fold.compare(table)
+            test, page = measure_candidates(fold, model, candidates, choice)
+            _write_page(fold, title, test, page, list_results(test), links)
+            write_document(file, test.dump())
             done += 1
-        results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
+        results.append(MeasuredTest.read(file, fix="remove it"))
     return results

@@ -81,15 +81,13 @@ def fit_latency(
         options = [replace(suggestion, frames=frames) for frames in (usual, *FEWER_FRAMES) if frames <= usual]
     else:
         options = [suggestion]
-    larger_ms = None
     for suggestion in options:
-        suggestion = replace(suggestion, latency=limit, larger_ms=larger_ms)
+        suggestion = replace(suggestion, latency=limit)
         with torch.random.fork_rng(devices=[]):  # new weights
             heads = (Head(outputs=max(1, suggestion.stats.classes)),)
             model = classifier_spec(suggestion.recipe, heads).build()
         assert isinstance(model, Classifier)
-        suggestion = replace(suggestion, network_time=measure(model, limit=limit))
-        larger_ms = suggestion.network_ms
-        if larger_ms is not None and larger_ms <= NETWORK_SHARE * limit:
+        suggestion = replace(suggestion, network_time=(time := measure(model, limit=limit)))
+        if time.alone_ms <= NETWORK_SHARE * limit:
             break
     return suggestion

@@ -78,7 +78,6 @@ class Suggestion:
     frames: int | None = None  # of a clip of image weights, for a time on a CPU; None: as usual
     latency: float | None = None  # milliseconds for a clip on one thread of a CPU; None: no limit
     network_time: NetworkTime | None = None  # None: not measured
-    larger_ms: float | None = None  # of the next larger network, which is too slow; None: not measured
 
     @property
     def network_ms(self) -> float | None:

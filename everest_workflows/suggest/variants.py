@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
+from everest.config.recipe import load_recipe
 from everest.config.run_options import StageName
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.system.text import plural
 from everest_workflows.suggest.rules import (
     CLIP_FRAMES,
@@ -33,15 +36,7 @@ PAPER_BASE_LINE: Final = (
     f"other values: everest recipes show {PAPER_BASE}"
 )
 FEWEST_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's large sets, SSv2, has 169,000
-PAPER_EPOCHS: Final = 200  # Table 7, of Kinetics-400
 PAPER_VIDEOS: Final = 240_000  # about as many are in the training list of Kinetics-400
-PAPER_WARMUP_EPOCHS: Final = 40  # Table 7
-PAPER_WARMUP_SHARE: Final = PAPER_WARMUP_EPOCHS / PAPER_EPOCHS
-PAPER_BATCH: Final = 1024  # Table 7
-PAPER_BASE_LR: Final = {"vit-s": 1.5e-4, "vit-b": 3e-4}  # Table 7
-PAPER_TUNED_EPOCHS: Final = {"vit-s": 75, "vit-b": 35}  # Table 8
-PAPER_TUNED_WARMUP_EPOCHS: Final = 5  # Table 8
-PAPER_TUNED_BATCH: Final = 384  # Table 8
 VALUES_OF_LABELS: Final = ("data.flip", "finetune.label_smoothing", "finetune.sampler")
 PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
 RECIPE_SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
@@ -55,56 +50,52 @@ ADAPTER_PEAK_LR: Final = 1e-3
 
 
 def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
-    """The values in the order of the sections; all others are those of `PAPER_BASE`."""
-    backbone, size = DEVICE_VALUES[device_name].backbone, stats.pretrain or stats.train
-    samples, num_frames = size.num_samples, min(stats.frames, stats.pretrain_frames or stats.frames)
-    epochs = max(1, round(PAPER_EPOCHS * PAPER_VIDEOS / samples))
+    """The values that differ from those of `PAPER_BASE`, in the order of the sections."""
+    backbone = DEVICE_VALUES[device_name].backbone
+    paper = load_recipe(PAPER_BASE, overrides=[f"model.backbone={backbone}"])
+    samples = (stats.pretrain or stats.train).num_samples
+    num_frames = min(stats.frames, stats.pretrain_frames or stats.frames)
     stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
-    clips = f"as many clips as {PAPER_EPOCHS} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of Kinetics-400"
-    fifth = f"a fifth, as in Table 7 ({PAPER_WARMUP_EPOCHS} of {PAPER_EPOCHS})"
+    epochs = max(1, round(paper.pretrain.epochs * PAPER_VIDEOS / samples))
+    clips = f"as many clips as {paper.pretrain.epochs} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of "
+    warmup = f"a fifth, as in Table 7 ({paper.pretrain.warmup_epochs} of {paper.pretrain.epochs})"
+    share = paper.pretrain.warmup_epochs / paper.pretrain.epochs
     schedule = [
-        Choice("pretrain.epochs", epochs, clips),
-        Choice("pretrain.warmup_epochs", round(epochs * PAPER_WARMUP_SHARE), fifth),
+        Choice("pretrain.epochs", epochs, f"{clips}Kinetics-400"),
+        Choice("pretrain.warmup_epochs", round(epochs * share), warmup),
     ]
-    planned = epochs * samples // PAPER_BATCH
-    schedule = _limit_steps("pretrain", most_steps, planned, PAPER_WARMUP_SHARE) or schedule
-    tuned_epochs = PAPER_TUNED_EPOCHS[backbone]
-    planned = tuned_epochs * stats.train.num_samples // PAPER_TUNED_BATCH
-    tuning = _limit_steps("finetune", most_steps, planned, PAPER_TUNED_WARMUP_EPOCHS / tuned_epochs)
-    by_labels = {
+    limited = _limit_steps("pretrain", most_steps, replace(paper.pretrain, epochs=epochs), samples, share)
+    share = paper.finetune.warmup_epochs / paper.finetune.epochs
+    tuning = _limit_steps("finetune", most_steps, paper.finetune, stats.train.num_samples, share)
+    of_labels = {
         choice.key: choice
         for choice in choose_values(stats, device_name, purpose="finetune", most_steps={})
         if choice.key in VALUES_OF_LABELS
     }
     flip_reason = "Table 7; false, as for SSv2, if left and right differ in meaning"
-    flip = by_labels.pop("data.flip", Choice("data.flip", True, flip_reason))
     gpu = f"fits a GPU of {device_name.removesuffix('GB')} GB; the paper has ViT-S, -B and -L"
     frames = f"Table 7: 4, or 2 for short videos; the median has {num_frames:g} frames"
-    ratios = "EVEREST's: rho_pre (Table 7), rho_pre x rho_post (Section 4.1)"
-    selection = {"strategy": "redundancy-robust", "keep_ratio": 0.3, "visible_ratio": 0.1}
     return [
         Choice("data.num_classes", None, "as many as the labels have"),
-        Choice("data.frames", CLIP_FRAMES, "Table 1"),
-        Choice("data.size", 224, "Table 1"),
-        flip,
+        of_labels.pop("data.flip", Choice("data.flip", True, flip_reason)),
         Choice("model.backbone", backbone, gpu),
-        Choice("model.input", "frames", "Section 4.1: RGB frames"),
         Choice("pretrain.stride", stride, frames),
-        *schedule,
-        Choice("pretrain.batch_size", PAPER_BATCH, "Table 7"),
-        Choice("pretrain.base_lr", PAPER_BASE_LR[backbone], f"Table 7, {backbone}"),
-        Choice("pretrain.objective", "pixels", "Section 4.1: the decoder predicts pixels"),
-        Choice("pretrain.selection", selection, ratios),
+        *(limited or schedule),
         Choice("finetune.stride", stride, "as in pre-training"),
         *tuning,
-        *by_labels.values(),
+        *of_labels.values(),
     ]
 
 
 def _limit_steps(
-    stage: StageName, most_steps: Mapping[str, int], planned: int, warmup_share: float
+    stage: StageName,
+    most_steps: Mapping[str, int],
+    settings: PretrainSettings | FinetuneSettings,
+    samples: int,
+    warmup_share: float,
 ) -> list[Choice]:
-    """The steps of a stage that has no time for its planned steps; empty if it has."""
+    """The steps of a stage that has no time for the paper's epochs; empty if it has."""
+    planned = settings.epochs * samples // settings.batch_size
     most = most_steps.get(stage, planned)
     if most >= planned:
         return []

@@ -121,10 +121,10 @@ def test_usage_errors_have_code_2():
     assert "Traceback" in called("--debug", "pretrain", "--recipe", "nothing", code=2).stderr
 
 
-def test_print_config_is_a_recipe_that_resolves_to_itself(recipe: Path, tmp_path: Path):
-    shown = run("pretrain --print-config --recipe", recipe)
+def test_a_resolved_recipe_resolves_to_itself(recipe: Path, tmp_path: Path):
+    shown = run("recipes show --resolved", recipe)
     (tmp_path / "again.yaml").write_text(shown)
-    assert run("pretrain --print-config --recipe", tmp_path / "again.yaml") == shown
+    assert run("recipes show --resolved", tmp_path / "again.yaml") == shown
 
 
 def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():

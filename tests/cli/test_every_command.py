@@ -127,12 +127,12 @@ def test_names_that_are_not_utf_8_are_refused(clip_files: Path, classifier_run: 
         assert "is not UTF-8; rename the file or folder" in called("predict", *run, word, code=2).stderr
 
 
-def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):
+def test_stdout_of_any_encoding_takes_any_name(clip_files: Path, tmp_path: Path):
     """Of a real process: its stdout refuses what it cannot encode, unless the command changes that."""
     shown = {"utf-8": "éΩ".encode(), "latin-1": b"\xe9\\u03a9"}
     for encoding, name in shown.items():
-        target = tmp_path / f"éΩ-{encoding}"
-        command = [sys.executable, "-m", "everest_cli", "recipes", "copy", "ucf101", target]
+        suggest = ["recipes", "suggest", clip_files, "-o", tmp_path / f"éΩ-{encoding}", "-q"]
+        command = [sys.executable, "-m", "everest_cli", *suggest]
         environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"}
         done = subprocess.run(command, capture_output=True, env=environment)
         assert (done.returncode, name in done.stdout) == (0, True), done

@@ -21,17 +21,6 @@ def test_list_names_every_recipe_with_its_summary():
     assert [line.split()[0] for line in lines] == shipped_names()
 
 
-def test_copy_goes_to_a_file_or_folder_and_never_overwrites(tmp_path):
-    path = tmp_path / "mine.yaml"
-    assert recipes("copy", "custom", path).stdout.strip() == str(path)
-    assert load_recipe(path).name == "mine"
-    assert "`everest recipes suggest VIDEOS` fits a recipe" in recipes("copy", "small", tmp_path).stderr
-    assert recipes("copy", "ucf101", tmp_path).stderr == ""
-    assert recipes("copy", "custom", tmp_path).stdout.strip() == str(tmp_path / "custom.yaml")
-    assert "exists already" in wrong("copy", "custom", path, code=2)
-    assert "cannot write" in wrong("copy", "custom", tmp_path / "no" / "mine.yaml", code=5)
-
-
 def test_show_names_all_problems(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("data: {frames: many, sise: 1}\n")

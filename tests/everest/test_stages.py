@@ -75,7 +75,7 @@ def test_same_seed_same_run_and_another_seed_another(recipe, autoencoder_run, fi
     same, other, again = tmp_path / "same", tmp_path / "other", tmp_path / "again"
     shown = run("pretrain", "--recipe", recipe, "-o", same, "--set", "train.workers=2")  # change nothing
     assert shown.splitlines()[-1] == str(same)
-    run("pretrain", "--recipe", recipe, "-o", other, "--seed", 1)
+    run("pretrain", "--recipe", recipe, "-o", other, "--set", "train.seed=1")
     assert metrics(same) == metrics(autoencoder_run) != metrics(other)
     assert tensor_files(same) == tensor_files(autoencoder_run) != tensor_files(other)
     run("finetune", "--recipe", recipe, "--init", autoencoder_run, "-o", again)
@@ -89,7 +89,7 @@ def test_same_seed_same_run_and_another_seed_another(recipe, autoencoder_run, fi
         (["--set", "train.micro_batch=4"], {"rel": 1e-4}),  # without accumulation
         (["--set", "train.checkpointing=true"], {"abs": 1e-6}),
         (["--set", "train.clip_grad=100.0"], {"abs": 1e-6}),
-        (["--precision", "bf16"], {"rel": 2e-2}),
+        (["--set", "train.precision=bf16"], {"rel": 2e-2}),
     ],
 )
 def test_settings_of_memory_and_speed_change_no_loss(recipe, autoencoder_run, tmp_path, settings, tolerance):

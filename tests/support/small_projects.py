@@ -13,7 +13,7 @@ FEW = [*STEPS, *sets("model.depth=1", "data.size=32")]
 BY_PERSON = ["--group", r"(p\d)_", *FEW]
 RESULT: dict[str, Any] = {
     "metric": "top1",
-    "top1": 90.0,
+    "value": 90.0,
     "interval": [80.0, 97.0],
     "chance": 50.0,
     "majority": 60.0,

@@ -192,7 +192,7 @@ def test_weights_that_lack_a_tensor_are_refused(
 
 
 def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path):
-    run(*pretrain, "--init", first, "-o", tmp_path / "second", *LARGER, "--seed", "1")
+    run(*pretrain, "--init", first, "-o", tmp_path / "second", *LARGER, "--set", "train.seed=1")
     run("finetune -q", "--recipe", recipe, "--init", tmp_path / "second", "-o", tmp_path / "third")
     files = [str(tmp_path / name / "model.safetensors") for name in ("second", "first")]
     origin = read_header(tmp_path / "third" / "model.safetensors").origin

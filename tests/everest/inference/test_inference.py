@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from small_runs import called, json_of, refused
+from small_runs import called, json_of, refused, sets
 from torch import Tensor
 
 import everest
@@ -77,7 +77,7 @@ def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_f
 
 def test_the_device_is_named_in_one_way(classifier_run, clip_files, monkeypatch):
     video, options = clip_files / "clip0.mp4", ["-c", classifier_run, "-q"]
-    small = ["-b", "vit-tiny", "--frames", 4, "--size", 64, "--set=model.depth=1"]
+    small = ["-b", "vit-tiny", *sets("data.frames=4", "data.size=64", "model.depth=1")]
     called("profile", *small, "--gpus", "cpu", "--measure")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     assert "--gpus 2: this command uses one device" in refused("probe", *options, "--gpus", 2, code=2)

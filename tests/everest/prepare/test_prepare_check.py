@@ -255,10 +255,12 @@ def test_a_crash_or_hang_costs_its_item_only(workers: int, monkeypatch: pytest.M
     assert signal_name(-40) == "signal 40"  # a real-time signal
 
 
-def test_a_video_that_takes_too_long_or_is_fixed_is_looked_at_again(videos: Path, tmp_path: Path):
+def test_a_video_that_takes_too_long_or_is_fixed_is_looked_at_again(videos, tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(256, size=(2000, 64, 64, 3), dtype=np.uint8)
     write_frames(videos / "clip1.mp4", noise, codec="mpeg4", rate=25)
-    result = check(videos / "train.csv", "--timeout", 0.01, output=tmp_path / "out", code=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("everest_cli.prepare.CHECK_SECONDS", 0.01)
+        result = check(videos / "train.csv", output=tmp_path / "out", code=4)
     assert bad(result)["clip1.mp4"] == "not decoded within 0.01 s"
     assert check(videos / "train.csv", output=tmp_path / "out")["ok"] == 4
     good = (videos / "clip1.mp4").read_bytes()

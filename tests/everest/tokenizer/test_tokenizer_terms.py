@@ -173,7 +173,7 @@ def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Pa
 
 
 def test_bf16_trains_both(recipe: Path, tmp_path: Path):
-    train(recipe, tmp_path / "run", *GAN, "--precision", "bf16")
+    train(recipe, tmp_path / "run", *GAN, "--set", "train.precision=bf16")
     assert all(math.isfinite(row["discriminator"]) for row in step_rows(tmp_path / "run"))
     assert all(tensor.dtype == torch.float32 for tensor in newest(tmp_path / "run").values() if tensor.dim())
 

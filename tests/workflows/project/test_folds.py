@@ -39,12 +39,13 @@ def output(result: dict[str, Any]) -> Path:
 def test_folds_test_every_group_once(result):
     assert len(result["folds"]) == result["groups"] == 4
     assert result["videos"] == sum(fold["videos"] for fold in result["folds"]) == 44
-    mean = sum(fold["top1"] * fold["videos"] for fold in result["folds"]) / 44
-    assert result["top1"] == pytest.approx(mean, abs=1e-3)
+    mean = sum(fold["value"] * fold["videos"] for fold in result["folds"]) / 44
+    assert result["value"] == pytest.approx(mean, abs=1e-3)
     for value, key in ((mean, "interval"), (mean - result["linear_pixels"], "difference")):
         assert result[key][0] <= value <= result[key][1]
-    frames = sum(fold["frame_accuracy"] for fold in result["folds"]) / 4  # of recordings of equal length
-    assert result["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
+    # Of recordings of equal length.
+    frames = sum(fold["timelines"]["frame_accuracy"] for fold in result["folds"]) / 4
+    assert result["timelines"]["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
 
 
 def test_the_delivered_model_learns_from_all_videos(result, output):
@@ -61,7 +62,7 @@ def test_the_pages_of_the_folds_and_of_all_lead_to_each_other(result, output):
     assert (page.parent / re.findall('href="([^"]*)">fold 2<', text)[0]).samefile(of_fold)
     assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', text_of_fold)[0]).samefile(page)
     title = "<h1>Test of fold 2 of 4</h1>"
-    assert f"{title}\n<p>top-1 {result['folds'][1]['top1']:.1f} % on" in text_of_fold
+    assert f"{title}\n<p>top-1 {result['folds'][1]['value']:.1f} % on" in text_of_fold
 
 
 def test_the_page_shows_all_folds_together(result):
@@ -69,7 +70,7 @@ def test_the_page_shows_all_folds_together(result):
     assert f"<p>{result['judgment']}</p>" in unescape(page)
     assert "<h1>Test of project, all folds together</h1>" in page
     assert "95 % interval of the recall" in page
-    num_wrong = round(44 * (1 - result["top1"] / 100))
+    num_wrong = round(44 * (1 - result["value"] / 100))
     assert page.count('<figure class="mistake">') == min(num_wrong, 12) > 0
     assert re.search(r'class="path">/.*r\d\.mp4', page)
     assert "windows</th><td>44, from 4 groups" in page
@@ -81,7 +82,7 @@ def test_the_card_of_an_exported_file_has_the_accuracy_of_all_folds(result, outp
     assert exported["clip"]["seconds"] > 0
     assert exported["next"].endswith(r"--data NEW_CLIPS --set data.test=. --group '(r\d)'")
     card = (tmp_path / "line.onnx.CARD.md").read_text()
-    assert f"top-1 {result['top1']:.1f} %" in card
+    assert f"top-1 {result['value']:.1f} %" in card
     assert "in 4 folds; this model has learned from all videos" in card
 
 

@@ -63,7 +63,7 @@ def test_an_interrupted_project_is_moved_and_resumed(class_folders: Path, tmp_pa
     second.parent.mkdir()
     shutil.move(first, second)
     again = json_of(*command, "--folds", 3, "-o", second)
-    assert again["top1"] == whole["top1"]
+    assert again["value"] == whole["value"]
     assert not first.exists()
     assert str(first) not in json.dumps(again)
     third = Path(shutil.move(second, tmp_path / "third"))  # its files now name both places

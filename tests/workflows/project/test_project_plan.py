@@ -20,14 +20,11 @@ from everest_workflows.project.project_plan import check_groups, describe_sample
 
 def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(project_plan, "getloadavg", lambda: (99.0, 9.0, 9.0))
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
     classes = r"2 classes: down 8, right 8\n4 folds: .*\nwarning: .* only 4 videos in each fold\n(?s:.*)"
     time = r"about \d+ (?:s|min)"
-    training = f"all training: {time} for 5 fine-tunings, including {time[6:]} for validations and tests"
-    busy = r"; under the present load of 99\.0 on \d+ cores?, and less on an idle machine\n"
-    assert re.search(classes + training + busy, shown.stdout)
-    monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
+    training = f"all training: {time} for 5 fine-tunings, including {time[6:]} for validations and tests\n"
+    assert re.search(classes + training, shown.stdout)
     large = sets("model.backbone=vit-s", "data.size=64")  # too slow for 300 steps on any machine
     short = ("train", class_folders, "--dry-run", "--json", "--hours", "0.01", *large)
     shown = called(*short, "--model", "network")
@@ -48,7 +45,6 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, mo
 def test_a_plan_of_linear_models_counts_the_tests_of_all_folds(class_folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(project_plan, "measure_clip_seconds", lambda *_: 60.0)
-    monkeypatch.setattr(project_plan, "getloadavg", lambda: (0.0, 0.0, 0.0))
     plan = ["train", class_folders, "--dry-run", "--model", "linear"]
     assert json_of(*plan)["minutes"] == 16 + 2 + 0.1  # features of all, the test of two, and the fits
     assert json_of(*plan, "--folds", 4)["minutes"] == 16 + 16 + 0.3

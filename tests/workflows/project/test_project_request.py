@@ -91,9 +91,9 @@ def test_a_project_is_replaced_and_a_users_files_stay(class_folders, trained, tm
 def test_a_damaged_result_or_row_is_one_line_with_its_file_and_a_fix(class_folders, trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "project")
     command = ("train", class_folders, "-o", folder, *BY_PERSON)
-    (folder / "result.json").write_text('{"top1": 50.0}')
+    (folder / "result.json").write_text('{"value": 50.0}')
     fix = "choose another folder, or use --overwrite"
-    assert f"{folder / 'result.json'}: damaged (no 'metric'); {fix}" in refused(*command, code=2)
+    assert f"{folder / 'result.json'}: damaged (metric: Field required); {fix}" in refused(*command, code=2)
     (folder / "result.json").unlink()
     rows = folder / "finetune" / "metrics.jsonl"
     rows.write_text(re.sub(r', "val_loss": [\d.]+', "", rows.read_text()))
@@ -110,7 +110,7 @@ def test_a_killed_call_goes_on_where_it_was(class_folders: Path, trained: Path, 
             break
         called(*command)
         document = json.loads((folder / "result.json").read_text())
-        assert document["top1"] == whole["top1"], change
+        assert document["value"] == whole["value"], change
         assert document["linear_pixels"] == whole["linear_pixels"]
         for name in ("model/model.safetensors", "finetune/best.safetensors"):
             assert (folder / name).read_bytes() == (trained / name).read_bytes(), (change, name)

@@ -147,7 +147,7 @@ def test_numbers_are_measured_by_their_error(class_folders: Path, tmp_path: Path
     options = [videos, "--task", "regression", "-o", tmp_path / "project", *FEW]
     document = json_of("train", *options)
     errors = {each["name"]: each["test"] for each in document["candidates"]}
-    assert document["mae"] == pytest.approx(errors[document["chosen"]], abs=1e-6)
+    assert document["value"] == pytest.approx(errors[document["chosen"]], abs=1e-6)
     assert document["linear_pixels"] == errors["linear-images"]
     assert document["linear_pixels"] < 0.5 == document["chance"]  # of the mean of 1 and 2
     assert (document["metric"], document["majority"]) == ("mae", None)
@@ -162,12 +162,12 @@ def test_several_classes_of_a_video_are_measured_by_their_average_precision(clas
     document = json_of("train", *options)
     assert (document["metric"], document["majority"]) == ("map", None)
     assert sum(fold["videos"] for fold in document["folds"]) == document["videos"] == 16
-    assert document["interval"][0] <= document["map"] <= document["interval"][1]
+    assert document["interval"][0] <= document["value"] <= document["interval"][1]
     behaviors = {row["name"]: row for row in document["behaviors"]}
     prevalence = {name: row["prevalence"] for name, row in behaviors.items()}
     assert prevalence == {"both": 100, "down": 50, "right": 50}
     mean = sum(row["ap"] for row in behaviors.values()) / len(behaviors)
-    assert document["map"] == pytest.approx(mean, abs=1e-3)
+    assert document["value"] == pytest.approx(mean, abs=1e-3)
     for row in behaviors.values():
         assert row["interval"] is None or row["interval"][0] <= row["ap"] <= row["interval"][1]
     line = r"^down: average precision [\d.]+ % .*present in 50.0 % of the videos"
@@ -182,6 +182,6 @@ def test_an_exported_file_is_evaluated_on_one_view_by_the_printed_command(traine
     assert f"next: {document['next']}" in shown.stderr
     speed = f"network, a clip on one CPU thread: {document['network_ms']:.3g} ms with ONNX Runtime"
     assert f"{speed} (without reading and decoding)" in shown.stderr
-    assert f"top-1 {result['top1']:.1f} %" in Path(f"{file}.CARD.md").read_text()
+    assert f"top-1 {result['value']:.1f} %" in Path(f"{file}.CARD.md").read_text()
     evaluated = json_of(*shlex.split(document["next"])[1:])
     assert (evaluated["videos"], evaluated["views"]) == (result["videos"], {"clips": 1, "crops": 1})

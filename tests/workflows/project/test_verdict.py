@@ -13,7 +13,13 @@ from everest_workflows.project.verdict import judge, list_results
 
 
 def test_a_model_is_better_than_the_best_baseline_a_tie_or_worse_or_the_test_cannot_tell():
-    numbers = RESULT | {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
+    numbers = RESULT | {
+        "metric": "mae",
+        "value": 1.0,
+        "chance": 2.0,
+        "majority": None,
+        "majority_class": None,
+    }
     numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.2]}
     images, of = "a linear model on small images (70.0 %)", "the interval of the difference is"
     more = "; test on all videos with --folds 5 and a new --output"
@@ -77,7 +83,7 @@ def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_
     timelines = {"frame_accuracy": 1.0, "majority_accuracy": 1.0, "mean_class_accuracy": 1.0, "f1@50": None}
     timelines |= {"recordings": [], "figure": "", "smooth": 2.0}
     mean = {"chosen": "mean", "members": ["linear-images", "network"]}
-    test, recipe = MeasuredTest.of(RESULT | timelines | mean), load_recipe("small")
+    test, recipe = MeasuredTest.of(RESULT | mean | {"timelines": timelines}), load_recipe("small")
     for names, file in ((["b.boris"], "bouts.boris"), (["b.boris", "t.csv"], "bouts.csv")):
         request = Request(videos="", annotations=[str(tmp_path / name) for name in names])
         (command,) = list_next_commands(request, test, recipe, Path("runs/r"))

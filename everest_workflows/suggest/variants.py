@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
 from everest.config.recipe import load_recipe
 from everest.config.run_options import StageName
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.system.text import plural
 from everest_workflows.suggest.rules import (
     CLIP_FRAMES,
@@ -53,20 +51,23 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
     """The values that differ from those of `PAPER_BASE`, in the order of the sections."""
     backbone = DEVICE_VALUES[device_name].backbone
     paper = load_recipe(PAPER_BASE, overrides=[f"model.backbone={backbone}"])
+    pretraining, finetuning = paper.pretrain, paper.finetune
+    assert pretraining.epochs  # not steps
+    assert finetuning.epochs
     samples = (stats.pretrain or stats.train).num_samples
     num_frames = min(stats.frames, stats.pretrain_frames or stats.frames)
     stride = next((stride for stride in PAPER_STRIDES if stride * CLIP_FRAMES <= num_frames), 1)
-    epochs = max(1, round(paper.pretrain.epochs * PAPER_VIDEOS / samples))
-    clips = f"as many clips as {paper.pretrain.epochs} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of "
-    warmup = f"a fifth, as in Table 7 ({paper.pretrain.warmup_epochs} of {paper.pretrain.epochs})"
-    share = paper.pretrain.warmup_epochs / paper.pretrain.epochs
+    epochs = max(1, round(pretraining.epochs * PAPER_VIDEOS / samples))
+    clips = f"as many clips as {pretraining.epochs} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of "
+    warmup = f"a fifth, as in Table 7 ({pretraining.warmup_epochs} of {pretraining.epochs})"
+    share = pretraining.warmup_epochs / pretraining.epochs
     schedule = [
         Choice("pretrain.epochs", epochs, f"{clips}Kinetics-400"),
         Choice("pretrain.warmup_epochs", round(epochs * share), warmup),
     ]
-    limited = _limit_steps("pretrain", most_steps, replace(paper.pretrain, epochs=epochs), samples, share)
-    share = paper.finetune.warmup_epochs / paper.finetune.epochs
-    tuning = _limit_steps("finetune", most_steps, paper.finetune, stats.train.num_samples, share)
+    limited = _limit_steps("pretrain", most_steps, epochs * samples // pretraining.batch_size, share)
+    planned = finetuning.epochs * stats.train.num_samples // finetuning.batch_size
+    tuning = _limit_steps("finetune", most_steps, planned, finetuning.warmup_epochs / finetuning.epochs)
     of_labels = {
         choice.key: choice
         for choice in choose_values(stats, device_name, purpose="finetune", most_steps={})
@@ -88,14 +89,9 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
 
 
 def _limit_steps(
-    stage: StageName,
-    most_steps: Mapping[str, int],
-    settings: PretrainSettings | FinetuneSettings,
-    samples: int,
-    warmup_share: float,
+    stage: StageName, most_steps: Mapping[str, int], planned: int, warmup_share: float
 ) -> list[Choice]:
     """The steps of a stage that has no time for the paper's epochs; empty if it has."""
-    planned = settings.epochs * samples // settings.batch_size
     most = most_steps.get(stage, planned)
     if most >= planned:
         return []

@@ -183,7 +183,7 @@ def test_a_stop_signal_does_not_wait_for_a_batch_that_hangs(recipe: Path, tmp_pa
 
 
 def test_fp16_on_a_cpu_is_refused(recipe: Path, tmp_path: Path):
-    command = ["pretrain --precision fp16 --gpus cpu", "--recipe", recipe, "-o", tmp_path / "run"]
+    command = ["pretrain --set train.precision=fp16 --gpus cpu", "--recipe", recipe, "-o", tmp_path / "run"]
     assert "needs a CUDA GPU" in called(*command, code=5).stderr
 
 

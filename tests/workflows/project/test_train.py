@@ -33,7 +33,7 @@ def test_one_folder_has_the_result_the_page_and_the_model(class_folders: Path, t
     assert document["chosen"] in candidates
     assert candidates["linear-images"]["test"] == document["linear_pixels"]
     assert document["chance"] == document["majority"] == 50
-    assert candidates[document["chosen"]]["test"] == document["top1"]
+    assert candidates[document["chosen"]]["test"] == document["value"]
 
 
 def test_a_finished_project_shows_its_verdict_again(class_folders: Path, trained: Path):

@@ -247,18 +247,17 @@ def class_differences(
     sizes: dict[str, str] = {}
     for name, samples in by_class.items():
         good = [(sample, file) for sample in samples if (file := files[sample.path]).reason is None]
-        if len(good) >= MIN_COMPARED:
-            rates[name] = [file.fps for _, file in good if file.fps is not None]
-            lengths[name] = [seconds for sample, file in good if (seconds := _length(sample, file)) > 0]
-            counts = Counter((file.width, file.height) for _, file in good)
-            (size, count), *_ = counts.most_common(1)
-            if count > len(good) / 2:
-                sizes[name] = "x".join(map(str, size))
+        if len(good) < MIN_COMPARED:
+            continue
+        rates[name] = sorted(file.fps for _, file in good if file.fps is not None)
+        lengths[name] = sorted(seconds for sample, file in good if (seconds := _length(sample, file)) > 0)
+        (size, count), *_ = Counter(f"{file.width}x{file.height}" for _, file in good).most_common(1)
+        if count > len(good) / 2:
+            sizes[name] = size
     differences: list[dict[str, Any]] = []
     for measure, unit, values in (("frame rate", "frames/s", rates), ("length", "s", lengths)):
-        sorted_values = {name: sorted(numbers) for name, numbers in values.items() if numbers}
-        if _are_different(list(sorted_values.values())):
-            ranges = {name: min_median_max(numbers) for name, numbers in sorted_values.items()}
+        ranges = {name: min_median_max(numbers) for name, numbers in values.items() if numbers}
+        if _are_different([numbers for numbers in values.values() if numbers]):
             differences.append({"of": measure, "unit": unit, "classes": ranges})
     if len(set(sizes.values())) > 1:
         differences.append({"of": "frame size", "unit": "pixels", "classes": sizes})

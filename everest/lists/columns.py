@@ -20,7 +20,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from everest.errors import DataError, RecipeError, did_you_mean, shorten
@@ -64,19 +64,9 @@ class ListRow:
     header: Header | None = None  # header of the list
 
 
-@dataclass(frozen=True, slots=True)
-class SheetColumns:
-    """Columns of a sheet that a user chooses, as the sheet spells them; None finds a column by its name."""
-
-    label: str | None = None
-    group: str | None = None
-
-    @property
-    def by_role(self) -> dict[str, str]:
-        return {role: column for role, column in asdict(self).items() if column is not None}
-
-
-BY_NAME: Final = SheetColumns()
+# Columns of a sheet that a user chooses, by their role: `label` or `group`. Others are found by their names.
+ChosenColumns = Mapping[str, str]
+BY_NAME: Final[ChosenColumns] = {}
 
 
 def read_list(source: Location) -> list[ListRow] | None:
@@ -88,7 +78,7 @@ def read_list(source: Location) -> list[ListRow] | None:
         return read_index(index) if index else read_rows(source) if source.is_file() else None
 
 
-def read_rows(file: Location, sheet: SheetColumns = BY_NAME) -> list[ListRow]:
+def read_rows(file: Location, chosen: ChosenColumns = BY_NAME) -> list[ListRow]:
     """Read the rows of a list; DataError if the list is empty or its lines have different fields."""
     lines = read_lines(file)
     if not lines:
@@ -100,7 +90,7 @@ def read_rows(file: Location, sheet: SheetColumns = BY_NAME) -> list[ListRow]:
                 "(a path that begins with # is written ./#…)"
             )
     rows_of_fields = _split_into_fields(file, lines)
-    header = find_header(f"{file}:{lines[0][0]}", rows_of_fields, sheet)
+    header = find_header(f"{file}:{lines[0][0]}", rows_of_fields, chosen)
     columns: Sequence[str] = COLUMNS[: min(max(map(len, rows_of_fields)), 2)]
     if header is not None:
         columns = list(header.columns.values())
@@ -223,22 +213,24 @@ def is_header(fields: Sequence[str]) -> bool:
     )
 
 
-def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) -> Header | None:
+def find_header(where: str, rows: Sequence[Sequence[str]], chosen: ChosenColumns) -> Header | None:
     """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none.
 
     RecipeError for a chosen column that is missing or holds labels; DataError for other wrong names.
     """
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
-    for role, column in sheet.by_role.items():
+    for role, column in chosen.items():
         if column not in names:
             hint = did_you_mean(column, names) if is_header(rows[0]) else ""
             raise RecipeError(f"{options[role]}{column}: no such column in {where}{hint}")
-    if not is_header(rows[0]) and not sheet.by_role:
+    if not is_header(rows[0]) and not chosen:
         return None
-    if sheet.group and _is_label_column(_find_roles(names, SheetColumns(sheet.label))[sheet.group]):
-        raise RecipeError(f"--group column:{sheet.group}: holds the labels in {where}; name another column")
-    columns = _find_roles(names, sheet)
+    group = chosen.get(GROUP_COLUMN)
+    others = {role: column for role, column in chosen.items() if role != GROUP_COLUMN}
+    if group is not None and _is_label_column(_find_roles(names, others)[group]):
+        raise RecipeError(f"--group column:{group}: holds the labels in {where}; name another column")
+    columns = _find_roles(names, chosen)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         fix = "; `everest prepare index FOLDER` makes lists of Kinetics" if "youtube_id" in names else ""
         raise DataError(f"{where}: the header needs the column 'path', and every column once{fix}")
@@ -259,15 +251,15 @@ def find_header(where: str, rows: Sequence[Sequence[str]], sheet: SheetColumns) 
     return Header(where=where, columns=columns)
 
 
-def _find_roles(names: Sequence[str], sheet: SheetColumns) -> dict[str, str]:
+def _find_roles(names: Sequence[str], chosen: ChosenColumns) -> dict[str, str]:
     """The role of each column: one of `COLUMNS`, chosen or found by name; other columns keep their name."""
     roles: dict[str, str] = {}
     for name in names:
         role = _normalize(name)
         roles[name] = role if role in COLUMNS else name
-        if roles[name] in sheet.by_role:
+        if roles[name] in chosen:
             roles[name] = f"{role} (not used)"
-    roles |= {column: role for role, column in sheet.by_role.items()}
+    roles |= {column: role for role, column in chosen.items()}
     classes = [name for name in names if _normalize(name) in CLASS_NAMES]
     if len(classes) == 1 and not any(map(_is_label_column, roles.values())):
         roles[classes[0]] = "label"

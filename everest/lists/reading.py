@@ -17,8 +17,8 @@ from everest.errors import DataError, RecipeError, did_you_mean, first_names, on
 from everest.lists.columns import (
     BY_NAME,
     HEAD_PREFIX,
+    ChosenColumns,
     ListRow,
-    SheetColumns,
     read_list,
     read_rows,
     refuse_shards,
@@ -109,7 +109,7 @@ def read_labeled(
     class_names: Sequence[str] | None = None,
     task: Task | None = None,
     heads: Heads = (),
-    columns: SheetColumns = BY_NAME,
+    columns: ChosenColumns = BY_NAME,
     skip_missing: bool = False,
 ) -> SampleList:
     """Read a list or a folder and infer its labels and task, as `everest prepare` does.
@@ -128,7 +128,7 @@ def read_labeled(
         refuse_shards(source)
         rows = read_rows(source, columns) if source.is_file() else None  # None: a folder of videos
     if rows is None:
-        if columns != BY_NAME:
+        if columns:
             raise RecipeError(f"{source}: a folder, which has no columns; leave out the options for columns")
         refuse_split_folders(source)
         has_labels = any(videos_by_subfolder(source).values())

@@ -17,7 +17,7 @@ import numpy as np
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import SheetColumns
+from everest.lists.columns import GROUP_COLUMN
 from everest.lists.groups import COLUMN_PREFIX, find_group, set_groups
 from everest.lists.labels import class_indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
@@ -77,12 +77,13 @@ class LabeledVideos:
             DataError, RecipeError: as `read_labeled` and `set_groups`; a sample without a group or with two.
         """
         column = group.removeprefix(COLUMN_PREFIX) if group and group.startswith(COLUMN_PREFIX) else None
+        chosen = {"label": class_column, GROUP_COLUMN: column}
         data = read_labeled(
             source,
             root=root,
             class_names=read_class_names(classes) if classes else None,
             task=task,
-            columns=SheetColumns(class_column, column),
+            columns={role: name for role, name in chosen.items() if name is not None},
         )
         samples = data.samples
         notices = list(data.notices)

@@ -6,7 +6,6 @@ import pytest
 from everest.config.heads import Head, named_heads
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError
-from everest.lists.columns import SheetColumns
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
@@ -347,7 +346,7 @@ def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
 
 def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     (root / "sheet.csv").write_text("path,label,treatment,animal\na.mp4,1,salt,x\nb.mp4,1,sugar,y\n")
-    found = read_labeled(root / "sheet.csv", root=root, columns=SheetColumns("treatment", "animal"))
+    found = read_labeled(root / "sheet.csv", root=root, columns={"label": "treatment", "group": "animal"})
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == ["x", "y"]
     assert found.notices == (
@@ -363,12 +362,12 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
         ("path,label.verb,x", {"task": "multi-label"}, r"^--task: has no effect on labels in .*sheet"),
         ("path,label.verb,x", {"class_names": ["0", "1"]}, r"^--classes: has no effect on .*NAME.*out"),
         ("path,label,x", {"class_names": ["0"], "task": "regression"}, r"^--classes: has no effect"),
-        ("video,action,x", {"columns": SheetColumns(None, "action")}, r"^--group column:action: holds .*:1"),
-        ("path,x,y", {"columns": SheetColumns("x", "x")}, r"^--group column:x: holds the labels"),
-        ("path,label.s,x", {"columns": SheetColumns(None, "label.s")}, r"^--group column:label\.s: holds"),
-        ("path,class,class", {"columns": SheetColumns(None, "class")}, r"needs the column 'path', and every"),
-        ("path,label,x", {"columns": SheetColumns("y")}, r"^--class-column y: no such column in .*csv:1"),
-        ("a.mp4,1,2", {"columns": SheetColumns("y")}, r"^--class-column y: no such column in .*csv:1$"),
+        ("video,action,x", {"columns": {"group": "action"}}, r"^--group column:action: holds .*:1"),
+        ("path,x,y", {"columns": {"label": "x", "group": "x"}}, r"^--group column:x: holds the labels"),
+        ("path,label.s,x", {"columns": {"group": "label.s"}}, r"^--group column:label\.s: holds"),
+        ("path,class,class", {"columns": {"group": "class"}}, r"needs the column 'path', and every"),
+        ("path,label,x", {"columns": {"label": "y"}}, r"^--class-column y: no such column in .*csv:1"),
+        ("a.mp4,1,2", {"columns": {"label": "y"}}, r"^--class-column y: no such column in .*csv:1$"),
     ],
 )  # fmt: skip
 def test_labels_and_options_that_would_be_ignored_are_refused(root, header, options, message):
@@ -408,6 +407,6 @@ def test_a_group_does_not_change_which_clips_a_run_resumes_with(root):
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root):
     with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column NAME`"):
         read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n")
-    found = read_labeled(root / "train.csv", root=root, columns=SheetColumns("group"))
+    found = read_labeled(root / "train.csv", root=root, columns={"label": "group"})
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == [None, None]

@@ -8,11 +8,11 @@ augmentation, crop, flip, erasing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -37,13 +37,10 @@ from everest.data.footage import Footage, read_footage
 from everest.data.frames import FrameIds, find_sampling
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
-from everest.video.reader import frames_in_order, read_frames, video_info
+from everest.video.reader import frames_in_order, read_frames
 
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
-
-# Heuristic: above this many bytes of frames, evaluation resizes each frame before it decodes the next.
-MAX_BYTES_AT_ONCE: Final = 2**28
 
 Out = Tensor | None  # (V, C, T, H, W) uint8
 
@@ -69,6 +66,12 @@ class FrameReader:
         """The frames (T, H, W, C) uint8."""
         ids = file_ids.tolist()
         return read_frames(self.sample.video, ids, decoder=self.decoder, channels=self.channels)
+
+    def read_in_order(self, file_ids: FrameIds) -> Iterable[Tensor]:
+        """The frames (H, W, C) uint8 of rising numbers, each decoded when it is needed."""
+        if self.decoder == "auto":
+            return frames_in_order(self.sample.video, file_ids, channels=self.channels)
+        return self.read(file_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,14 +244,8 @@ class EvalViews(StageViews):
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         file_ids, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
-        path = reader.sample.video
-        info = video_info(path)
-        num_bytes = len(file_ids) * info.height * info.width * self.channels
-        if num_bytes > MAX_BYTES_AT_ONCE and reader.decoder == "auto":
-            decoded = frames_in_order(path, file_ids, channels=self.channels)
-            video = torch.cat([self.resize_frames(frame[None]) for frame in decoded], dim=1)
-        else:
-            video = self.resize_frames(reader.read(file_ids))
+        frames = reader.read_in_order(file_ids)  # large frames do not fit into the memory together
+        video = torch.cat([self.resize_frames(frame[None]) for frame in frames], dim=1)
         return _stack_views(self.cut_views(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from everest.figures.masks import apply_strategies, find_embedding
-from everest.figures.rows import draw_rows, make_figure_rows, make_mask_title
+from everest.figures.masks import NO_MODEL, apply_strategies
+from everest.figures.rows import draw_rows, make_figure_rows
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8
@@ -117,13 +117,11 @@ def street_clip() -> Tensor:
 
 def main() -> None:
     strategy = RedundancyRobust(keep_ratio=0.15, visible_ratio=None)
-    masks = apply_strategies(
-        street_clip(), [(strategy.strategy, strategy)], model=None, embed=find_embedding(None), seed=0
-    )
+    masks = apply_strategies(street_clip(), [(strategy.strategy, strategy)], embed=NO_MODEL, seed=0)
     frames, kept, importance = make_figure_rows(masks)
     path = Path(__file__).with_name("hero.png")
     rows = [frames, importance, kept]
-    draw_rows(path, rows, slices=masks[0].grid.t, title=make_mask_title(masks[0]))
+    draw_rows(path, rows, slices=masks[0].grid.t, title="tokens that change most are kept")
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -63,21 +63,27 @@ def runs(
 
 
 def plot(
-    runs: list[Path] = argument("RUN…", "Run folders."),
-    x: Literal["steps", "hours", "gflops"] = option("--x", "Axis: steps, hours, or computation.", "steps"),
+    runs: list[Path] = argument("RUN…", "Run folders, or the folder of a sweep."),
+    x: Literal["steps", "hours", "gmacs"] = option("--x", "Axis: steps, hours, or computation.", "steps"),
+    stage: Literal["pretrain", "finetune"] | None = option("--stage", "Stage of a sweep [the last]."),
     out: Path = option("--output -o F", "The figure to write (.png, .pdf, .svg).", Path("curves.png")),
+    overwrite: bool = o.OVERWRITE_FILES,
 ) -> None:
     """Draw losses, validations and learning rates of runs; prints the figure's path.
 
-    It replaces an earlier figure of the same name.
+    A sweep has a line for each arm: the mean over its seeds, in a band from the lowest to the highest.
 
-    Example: everest plot runs/pretrain runs/other --x gflops
+    Example: everest plot runs/pretrain runs/other --x gmacs
     """
-    from everest.figures.curves import draw_curves, read_curves
-    from everest.figures.style import check_figure_path, is_own_figure
+    from everest.figures.curves import draw_curves, name_runs, read_curves
+    from everest.figures.style import check_figure_path
+    from everest_workflows.sweep.results import is_sweep, list_runs
 
-    check_figure_path(out, option="--output", overwrite=is_own_figure(out))
-    draw_curves(out, read_curves(runs, x=x), x=x)
+    check_figure_path(out, option="--output", overwrite=overwrite)
+    named = name_runs([run for run in runs if not is_sweep(run)])
+    for sweep in filter(is_sweep, runs):
+        named += list_runs(sweep, stage)
+    draw_curves(out, read_curves(named, x=x), x=x)
     typer.echo(out)
 
 
@@ -158,7 +164,7 @@ def visualize_mask(
     recipe: str | None = option("--recipe -r R", "Use the clips and tokens of a recipe."),
     strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
-    compare: bool = option("--compare", "Compare the common strategies.", False),
+    compare: bool = option("--compare", "Draw the common strategies, too.", False),
     frames: int | None = option(
         "--frames N", "Frames of a clip [16, or C's or R's].", min=2, max=o.MOST_LENGTH
     ),
@@ -177,23 +183,31 @@ def visualize_mask(
     """
     from everest.checkpoints.load import open_model
     from everest.config.recipe import recipe_for_run
-    from everest.figures.masks import request_masks
+    from everest.figures.masks import MaskSettings
     from everest.lists.inputs import find_videos, refuse_same_stems
 
     is_file = out.suffix.lower() in (".png", ".jpg", ".pdf") and not out.is_dir()
-    refuse({f"--output {out}: is the folder of the figures; give a name without {out.suffix}": is_file})
-    clip = {"frames": frames, "stride": stride, "size": size}
-    request = request_masks(
-        None if checkpoint is None else open_model(checkpoint),
-        None if recipe is None else recipe_for_run(recipe),
-        strategy=strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
-        ratios=() if keep is None else read_shares(keep),
-        compare=compare,
-        given_clip={name: value for name, value in clip.items() if value is not None},
+    both = checkpoint is not None and recipe is not None
+    refuse(
+        {
+            f"--output {out}: is the folder of the figures; give a name without {out.suffix}": is_file,
+            "--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint": both,
+        }
     )
+    settings = MaskSettings()
+    if recipe is not None:
+        settings = MaskSettings.of_recipe(recipe_for_run(recipe))
+    elif checkpoint is not None:
+        settings = MaskSettings.of_checkpoint(open_model(checkpoint))
+    settings = settings.with_clip(frames=frames, stride=stride, side=size)
+    name = strategy if strategy is None or ":" in strategy else strategy.replace("_", "-")
+    ratios = () if keep is None else read_shares(keep)
+    strategies = settings.list_strategies(name, ratios, compare=compare)
     paths = find_videos(videos)
     refuse_same_stems(paths)
-    draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite, seed=seed)
+    draw = partial(
+        settings.draw, strategies=strategies, folder=out, read=paths, overwrite=overwrite, seed=seed
+    )
     figures: list[list[dict[str, Any]]] = []
     for _, rows in _read_each(paths, draw):
         figures.append(rows)

@@ -8,8 +8,8 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_dataset
-from everest.figures.masks import apply_model
-from everest.figures.rows import draw_rows, make_figure_rows, make_mask_title
+from everest.figures.masks import apply_strategies
+from everest.figures.rows import draw_rows, make_figure_rows
 from everest.models.mae import MaskedAutoencoder
 from everest.system.compute import one_thread
 from everest.system.events import Report
@@ -45,8 +45,12 @@ def run_demo(folder: Path, *, report: Report) -> DemoResult:
     model = load_model(encoder)
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_dataset(recipe).read((0, 0))
-    mask = apply_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_rows(folder / PICTURE, make_figure_rows([mask]), slices=mask.grid.t, title=make_mask_title(mask))
+    strategy = model.strategy
+    masks = apply_strategies(
+        clip.frames[0], [(strategy.strategy, strategy)], embed=model.embedding, model=model, seed=0
+    )
+    title = "predicted tokens are orange, omitted tokens gray"
+    draw_rows(folder / PICTURE, make_figure_rows(masks), slices=masks[0].grid.t, title=title)
     steps.write_report(_text(recipe, result))
     return result
 
@@ -66,7 +70,7 @@ reaches the same accuracy here. Recipe: `everest recipes show demo`; seed {recip
 
 ![kept, visible and predicted tokens]({PICTURE})
 
-Omitted tokens are gray. The encoder sees only the tokens of the third row; the decoder predicts the others
-of the fourth. The run folders next to this report can be used by other commands, for example
+Omitted tokens are gray. The encoder does not see the orange tokens; the decoder predicts them, as in the
+third row. The run folders next to this report can be used by other commands, for example
 `everest eval --checkpoint finetune-pretrained`.
 """

@@ -22,18 +22,17 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.config.heads import MULTI_LABEL
 from everest.data.clip_dataset import ClipDataset
 from everest.data.views import EvalViews
 from everest.figures.pages import encode_uri, write_page
-from everest.figures.rows import to_rgb
+from everest.figures.rows import with_three_channels
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, measurement_rows, metric_rows, percent_text, views_text
-from everest.metrics.predictions import HeadPredictions, Predictions
+from everest.metrics.predictions import HeadPredictions, Predictions, label_probabilities
 from everest.system.text import plural
 
 PAGE: Final = "index.html"
@@ -149,7 +148,7 @@ def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> t
     view = dataset.read((0, place)).frames[middle].movedim(0, -1)  # (T, H, W, C)
     shown = sorted({0, len(view) // 2, len(view) - 1})
     frames = torch.cat([view[time] for time in shown], dim=1)  # (H, 3 W, C)
-    image = Image.fromarray(to_rgb(frames).contiguous().numpy())
+    image = Image.fromarray(with_three_channels(frames).contiguous().numpy())
     buffer = io.BytesIO()
     image.thumbnail((STRIP, STRIP))
     image.save(buffer, format="JPEG", quality=88)
@@ -224,7 +223,7 @@ def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, st
         order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:MISTAKES]
         return [(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
     labels, chosen = head.class_flags()  # (V, C) each
-    right = np.where(labels, means, 1 - means if head.task == MULTI_LABEL else 1.0)
+    right = label_probabilities(means, head.labels, head.task)
     losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
     wrong = (labels != chosen).any(axis=1)
     order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
@@ -269,7 +268,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
             panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large image
         bar = figure.colorbar(image, ax=panel, fraction=0.03)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-        bar.set_label("share of the true class (square-root color scale)")
+        bar.set_label("share of the true class")
 
 
 def draw_scatter(

@@ -21,8 +21,8 @@ from everest.data.crops import resize
 from everest.data.footage import read_footage
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import PIXEL_TUBELET, find_embedding, scale_size
-from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, to_rgb
+from everest.figures.masks import NO_MODEL, scale_size
+from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, with_three_channels
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, num_candidates
@@ -76,18 +76,20 @@ class FrameSelection:
 def select_video_frames(
     video: Path, options: SelectionOptions, checkpoint: LoadedModel | None
 ) -> FrameSelection:
-    """Draw the frames of a clip from `alpha` times as many candidates of a video.
+    """Select the frames of a clip from `alpha` times as many candidates of a video, at random by change.
 
     Args:
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels measure it.
     """
-    model = None if checkpoint is None else checkpoint.transformer
-    clip = None if checkpoint is None else find_training_clip(checkpoint)
-    embed = find_embedding(model)
+    model, info, fps, embed = None, video_info(video), None, NO_MODEL
+    size = scale_size(options.size, info, multiples=NO_MODEL.tubelet[1:])
+    if checkpoint is not None:
+        model, clip = checkpoint.transformer, find_training_clip(checkpoint)
+        size, fps, embed = model.spec.size, clip and clip.fps, model.embedding
     pair = embed.tubelet[0]
     if options.frames % pair:
         raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
-    slices, fps, info = options.frames // pair, None if clip is None else clip.fps, video_info(video)
+    slices = options.frames // pair
     wanted = num_candidates(slices, options.alpha) * pair
     footage = read_footage(Sample(path=str(video)), fps)
     count = footage.num_frames
@@ -97,15 +99,13 @@ def select_video_frames(
             f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
             "smaller one"
         )
-    if options.stride is None:
-        ids: list[int] = footage.file_ids(spread_frames(count, wanted, 0.5)).tolist()
-    else:
+    positions = spread_frames(count, wanted, 0.5)
+    if options.stride is not None:
         stride = min(options.stride, count // wanted)
-        start = (count - ((wanted - 1) * stride + 1)) // 2
-        ids = footage.file_ids(start + stride * np.arange(wanted)).tolist()
+        positions = (count - ((wanted - 1) * stride + 1)) // 2 + stride * np.arange(wanted)
+    ids: list[int] = footage.file_ids(positions).tolist()
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = scale_size(model, options.size, info, multiples=PIXEL_TUBELET[1:])
-    x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
+    x = embed.pixels.normalize(resize(candidates, size, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     strategy = RedundancyRobust(keep_ratio=options.keep)
@@ -117,7 +117,7 @@ def select_video_frames(
         options=options,
         frames_total=info.num_frames,
         numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-        frames=to_rgb(candidates),
+        frames=with_three_channels(candidates),
         counts=counts[0],
         sampled=sampled,
     )

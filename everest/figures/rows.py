@@ -1,6 +1,6 @@
-"""Figures of the tokens of clips: rows of frames with the kept tokens, predictions, and importance as colors.
+"""Figures of the tokens of clips: rows of frames with visible and predicted tokens, and importance as colors.
 
-T frames, H W pixels, N tokens, K selected tokens, t h w the grid of tokens.
+T frames, H W pixels, N tokens, K visible and M predicted tokens, t h w the grid of tokens.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 from torch import Tensor
 
-from everest.figures.style import escape_dollars, saved_figure, shorten
+from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import NO_CHANGE
 from everest.methods.selection import Strategy
 from everest.tokenizer.report import Example
 
 HIDDEN_GRAY: Final = 0.55  # gray of hidden tokens: neither black nor white, which videos contain
+TINT: Final = to_rgb(COLORS[1])  # of tokens that are predicted: orange
+TINT_SHARE: Final = 0.5
 ROW_LENGTH: Final = 8  # most frames in a row
 HEAT: Final = "cividis"  # color map that is also readable without color vision and in gray
 SMALL_POINTS: Final = 8  # font size of explanations, in points
@@ -43,22 +45,39 @@ class ClipMask:
     title: str
     strategy: Strategy
     grid: TokenGrid
-    kept: Tensor  # (K,) ids of the encoded or predicted tokens, ascending
-    visible: Tensor  # (K_vis,) ids of the encoded tokens, ascending
+    visible: Tensor  # (K,) ids of the encoded tokens, ascending
+    target: Tensor  # (M,) ids of the tokens to predict
     importance: Tensor | None  # (N,) float32; None if the strategy measures nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None = None  # `frames` with the targets as a model predicts them
 
     @property
-    def hides_some(self) -> bool:
-        """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
-        return 0 < len(self.visible) < len(self.kept)
+    def kept(self) -> Tensor:
+        """The ids of the encoded or predicted tokens, ascending."""
+        return torch.cat([self.visible, self.target]).unique()
 
-    def pixels_of(self, tokens: Tensor) -> Tensor:
-        """The frames (T, H, W, 3) with `tokens` (K,) unchanged and all other tokens gray."""
-        is_shown = torch.zeros(self.grid.num_tokens)
-        is_shown[tokens] = 1
-        return gray_out_others(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
+    @property
+    def shown(self) -> Tensor:
+        """The frames (T, H, W, 3) with predicted tokens orange, and tokens that are not kept gray.
+
+        Without visible tokens, as by the scores of a tokenizer, the kept tokens are not orange.
+        """
+        kept, predicted = torch.zeros(2, self.grid.num_tokens)
+        kept[self.kept] = 1
+        predicted[self.target] = TINT_SHARE if len(self.visible) else 0
+        frames = blend(self.frames, torch.tensor(TINT), self.on_grid(predicted))
+        return blend(frames, torch.tensor(HIDDEN_GRAY), self.on_grid(1 - kept))
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """Values of the tokens (N,) as a grid (t, h, w)."""
+        return values.view(self.grid.t, self.grid.h, self.grid.w)
+
+    @property
+    def counts(self) -> str:
+        """The shares of visible and of predicted tokens, one a line."""
+        total = self.grid.num_tokens
+        named = {"visible": self.visible, "predicted" if len(self.visible) else "kept": self.target}
+        return "\n".join(f"{name} {format_share(len(ids), total)}" for name, ids in named.items() if len(ids))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
@@ -73,10 +92,10 @@ class ClipMask:
         }
 
 
-def gray_out_others(frames: Tensor, mask: Tensor) -> Tensor:
-    """Frames (T, H, W, 3) with the tokens unchanged where a mask (t, h, w) is 1, and gray where it is 0."""
-    shown = spread_over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
-    return frames * shown + HIDDEN_GRAY * (1 - shown)
+def blend(frames: Tensor, color: Tensor, share: Tensor) -> Tensor:
+    """Frames (T, H, W, 3) with a share (t, h, w) of a color in the pixels of each token."""
+    by_pixel = spread_over_pixels(share, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+    return frames * (1 - by_pixel) + color * by_pixel
 
 
 def spread_over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
@@ -86,7 +105,7 @@ def spread_over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     return by_token
 
 
-def to_rgb(frames: Tensor) -> Tensor:
+def with_three_channels(frames: Tensor) -> Tensor:
     """Frames (..., 3) unchanged; gray frames (..., 1) with three equal channels."""
     return frames.expand(*frames.shape[:-1], 3)
 
@@ -101,36 +120,16 @@ def format_range(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def make_mask_title(mask: ClipMask) -> str:
-    """How many tokens a strategy keeps and shows to the encoder."""
-    total = mask.grid.num_tokens
-    text = f"{mask.title} keeps {format_share(len(mask.kept), total)} tokens"
-    return f"{text}; {format_share(len(mask.visible), total)} are visible" if mask.hides_some else text
-
-
 def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
-    """Return the rows of a figure of one clip: all images of a single mask, or one row per mask.
+    """Return the rows of a figure of one clip: the frames, the tokens of each mask, and what it predicts.
 
     The last rows show the importance that the strategies measure; equal importance shares a row.
     """
-    first = masks[0]
-    total = first.grid.num_tokens
-    rows = [FigureRow("original", first.frames)]
-    if len(masks) == 1:
-        kept, visible = len(first.kept), len(first.visible)
-        if kept < total or not first.hides_some:  # else the row equals the frames
-            rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), format_share(kept, total)))
-        if first.hides_some:
-            seen = first.pixels_of(first.visible)
-            rows.append(FigureRow("visible tokens", seen, format_share(visible, total)))
-        if first.predicted is not None:
-            rows.append(FigureRow("predicted", first.predicted, format_share(kept - visible, total)))
-    else:
-        for mask in masks:
-            is_mask = mask.hides_some and mask.importance is None  # a random mask: show what the encoder sees
-            verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
-            note = f"{verb} {format_share(len(tokens), total)}"
-            rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))
+    rows = [FigureRow("original", masks[0].frames)]
+    for mask in masks:
+        rows.append(FigureRow(shorten(mask.title, 32), mask.shown, mask.counts))
+        if mask.predicted is not None:
+            rows.append(FigureRow("reconstruction", mask.predicted))
     drawn: list[Tensor] = []
     for mask in masks:
         if mask.importance is None or any(torch.equal(mask.importance, known) for known in drawn):
@@ -139,9 +138,8 @@ def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
         lowest = NO_CHANGE.get(getattr(mask.strategy, "distance", ""), 0.0)  # without any change
         highest = float(mask.importance.max())
         scale = Normalize(lowest, highest if highest > lowest else lowest + 1)
-        by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)
-        heat = spread_over_pixels(by_token, mask.frames.shape[:3])  # (T, H, W)
-        rows.append(FigureRow("importance", heat, mask.title, scale))
+        heat = spread_over_pixels(mask.on_grid(mask.importance), mask.frames.shape[:3])  # (T, H, W)
+        rows.append(FigureRow("importance", heat, shorten(mask.title, 32), scale))
     return rows
 
 
@@ -150,7 +148,7 @@ def draw_rows(
 ) -> None:
     """Draw a figure with a line for each row and a column for the first frame of each of up to 8 slices.
 
-    Gray tokens are dropped or hidden. Columns have the `numbers` of the T frames in the video, or start at 0.
+    Columns have the `numbers` of the T frames in the video, or start at 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)
@@ -186,7 +184,7 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         count = format_share(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, shorten(Path(example.video).name, 24)),
-            FigureRow("kept tokens", gray_out_others(frames, example.mask), count),
+            FigureRow("kept tokens", blend(frames, torch.tensor(HIDDEN_GRAY), 1 - example.mask), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),
         ]

@@ -28,14 +28,6 @@ CJK_FONTS: Final = (
 )
 
 
-def is_own_figure(path: Path) -> bool:
-    """Whether a file exists and is a PNG of matplotlib, such as an earlier figure of everest."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return b"Software\0Matplotlib" in file.read(200)
-
-
 def check_figure_path(path: Path, *, option: str, overwrite: bool) -> None:
     """Check that a figure can be written to the file of an option; --overwrite replaces an existing file."""
     if path.suffix.lower() not in FIGURE_SUFFIXES:
@@ -53,7 +45,6 @@ def saved_figure(
     points: int = 12,
     dpi: int = 120,
     framed: bool = False,
-    tight: bool = True,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
     """Yield a figure, and save it at the end of the block: as a PNG unless the path ends in .pdf or .svg.
@@ -61,10 +52,9 @@ def saved_figure(
     Letters that matplotlib's font lacks are drawn with an installed font, otherwise as boxes with a warning.
 
     Args:
-        size: width and height in inches.
+        size: width and height in inches, before the figure is cut to its content.
         points: font size in points.
         framed: draw lines at the top and right of panels.
-        tight: fit the image to its content; otherwise it has `size`.
     """
     installed = {font.name for font in font_manager.fontManager.ttflist}
     style: Any = {"font.size": points, "axes.spines.top": framed, "axes.spines.right": framed}
@@ -74,7 +64,7 @@ def saved_figure(
         yield figure
         with atomic_file(path) as part:
             kind = path.suffix.lower().removeprefix(".") or "png"
-            figure.savefig(part, format=kind, bbox_inches="tight" if tight else None)
+            figure.savefig(part, format=kind, bbox_inches="tight")
 
 
 def escape_dollars(name: str) -> str:

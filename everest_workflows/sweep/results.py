@@ -167,3 +167,24 @@ def find_runs_of_arms(folder: Path) -> dict[str, dict[int, list[Path]]]:
             }
             for arm in read_results(folder)["arms"]
         }
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (folder / RESULTS_FILE).is_file()
+
+
+def list_runs(folder: Path, stage: StageName | None) -> list[tuple[str, Path]]:
+    """List the runs of a sweep that have logged a step, by the names of their arms.
+
+    Args:
+        stage: the stage of the runs; None: the last one that trains.
+    """
+    runs = []
+    for name, seeds in find_runs_of_arms(folder).items():
+        for of_seed in seeds.values():
+            last = [run for run in of_seed if stage in (None, run.parent.name)][-1:]
+            runs += [(name, run) for run in last if run.is_dir() and summarize(run).step is not None]
+    if not runs:
+        raise RecipeError(f"{folder}: no run of {stage or 'a stage that trains'} has a step yet")
+    return runs

@@ -18,15 +18,8 @@ import everest
 from everest.config.heads import Head
 from everest.config.recipe import make_strategy
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import apply_model, apply_strategies
-from everest.figures.rows import (
-    HIDDEN_GRAY,
-    ROW_LENGTH,
-    ClipMask,
-    draw_rows,
-    make_figure_rows,
-    make_mask_title,
-)
+from everest.figures.masks import apply_strategies
+from everest.figures.rows import HIDDEN_GRAY, ROW_LENGTH, TINT, ClipMask, draw_rows, make_figure_rows
 from everest.lists.classes import Classes
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
@@ -39,13 +32,14 @@ from everest_workflows.recordings.timelines import Timelines, VideoTimeline
 
 
 @pytest.fixture(scope="module")
-def rows(clip_files: Path):
+def shown(clip_files: Path) -> tuple[torch.Tensor, ClipMask]:
+    """A clip, and the mask of a model's own strategy on it."""
     clip = everest.read_clip(clip_files / "clip0.mp4", frames=8, stride=2, size=32)
     torch.manual_seed(0)
     model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
-    noise = torch.rand(64)
-    chosen = model(everest.normalize(clip)[None], noise=noise[None]).selection
-    return clip, chosen, apply_model(model, clip, noise=noise)
+    strategies = [("", model.strategy)]
+    (mask,) = apply_strategies(clip, strategies, embed=model.embedding, model=model, seed=0)
+    return clip, mask
 
 
 def patches_of(frames: torch.Tensor) -> torch.Tensor:
@@ -53,32 +47,33 @@ def patches_of(frames: torch.Tensor) -> torch.Tensor:
     return patchify(frames.movedim(-1, 0)[None], (2, 8, 8))[0].flatten(1)
 
 
-def test_rows_show_the_tokens_they_are_named_after(rows):
-    clip, chosen, shown = rows
+def test_rows_show_the_tokens_they_are_named_after(shown):
+    clip, mask = shown
     true = patches_of(clip.movedim(0, -1) / 255)
-    visible, target = chosen.visible[0], chosen.target[0]
+    visible, target = mask.visible, mask.target
     left_out = torch.ones(64, dtype=torch.bool)
-    left_out[torch.cat([visible, target])] = False
-    original, kept, seen, predicted, importance = make_figure_rows([shown])
-    assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
+    left_out[mask.kept] = False
+    original, kept, rebuilt, importance = make_figure_rows([mask])
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
-    torch.testing.assert_close(patches_of(seen.frames)[visible], true[visible], atol=1e-6, rtol=0)
-    for row in (kept, seen, predicted):
+    torch.testing.assert_close(patches_of(kept.frames)[visible], true[visible], atol=1e-6, rtol=0)
+    orange = patches_of(torch.tensor(TINT).expand(8, 32, 32, 3))  # of predicted tokens
+    mixed = (true + orange)[target] / 2
+    torch.testing.assert_close(patches_of(kept.frames)[target], mixed, atol=1e-6, rtol=0)
+    for row in (kept, rebuilt):
         assert (patches_of(row.frames)[left_out] == HIDDEN_GRAY).all()
-    assert (patches_of(seen.frames)[target] == HIDDEN_GRAY).all()
-    assert (patches_of(predicted.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
+    torch.testing.assert_close(patches_of(rebuilt.frames)[visible], true[visible], atol=1e-6, rtol=0)
+    assert (patches_of(rebuilt.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
     heat = importance.frames  # of each pixel's token
     assert heat.shape == (8, 32, 32)
-    assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
+    assert torch.equal(heat[::2, ::8, ::8].flatten(), mask.importance)
     blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
     assert all((block == block[0, 0]).all() for block in blocks)
 
 
-def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows, monkeypatch):
-    clip, _, _ = rows
+def test_without_a_model_pixels_measure_and_nothing_is_predicted(shown, monkeypatch):
+    clip, _ = shown
     strategy = RedundancyRobust(keep_ratio=0.5)
-    (view,) = apply_strategies(clip, [("", strategy)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
+    (view,) = apply_strategies(clip, [("", strategy)], embed=RawPixels((2, 8, 8)), seed=0)
     before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
@@ -92,20 +87,16 @@ def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
     strategies = [(name, make_strategy(name, {})) for name in strategies]
-    return apply_strategies(clip, strategies, model=None, embed=RawPixels((2, 8, 8)), seed=0)
+    return apply_strategies(clip, strategies, embed=RawPixels((2, 8, 8)), seed=0)
 
 
 def test_the_counts_are_the_numbers_of_tokens():
-    (view,) = views_of("redundancy-robust")
-    assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
-    kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
-    assert make_mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
-    assert [row.note for row in make_figure_rows([view])[1:3]] == [kept, seen]
-    assert [row.label for row in make_figure_rows(views_of("tube"))] == ["original", "visible tokens"]
-    several = views_of("redundancy-robust", "tube", "frame-difference")
-    _, robust, tube, _, first, second = make_figure_rows(several)
-    assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
-    for row, view in ((first, several[0]), (second, several[-1])):
+    views = views_of("redundancy-robust", "tube", "frame-difference")
+    assert (len(views[0].kept), len(views[0].visible), views[0].grid.num_tokens) == (57, 19, 192)
+    _, robust, tube, _, first, second = make_figure_rows(views)
+    assert robust.note == "visible 9.9 % = 19 of 192\npredicted 19.8 % = 38 of 192"
+    assert tube.note == "visible 10.4 % = 20 of 192\npredicted 89.6 % = 172 of 192"
+    for row, view in ((first, views[0]), (second, views[-1])):
         assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
     assert len(make_figure_rows(views_of("redundancy-robust", "redundancy-robust"))) == 4
@@ -133,7 +124,7 @@ SEVERAL = ("redundancy-robust", "tube", "running-cell")
 )
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
-    title = f"a name of a video that is rather long, as many are.mp4\n{make_mask_title(views[0])}"
+    title = "a name of a video that is rather long, as many are.mp4\npredicted tokens are orange"
     slices = views[0].grid.t
     draw_rows(tmp_path / "figure.png", make_figure_rows(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure

@@ -92,7 +92,7 @@ def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
 
 
 def _print_trial(stage: Stage) -> None:
-    """Run two forward and backward passes and print the estimates for the whole run."""
+    """Time forward and backward passes and print the estimates for the whole run."""
     from everest.profiling.timing import try_step
 
     estimates = try_step(stage)

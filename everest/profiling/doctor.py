@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from everest.errors import EnvironmentProblem
-from everest.system.processes import free_host_memory, host_memory, num_cores
+from everest.system.processes import free_host_memory, num_cores
 from everest.system.run_folder import PACKAGES
 from everest.system.text import plural
 
 GIB: Final = 2**30
 REINSTALL: Final = "run `pip install --force-reinstall {}`"
 FRAME_IDS: Final = (11, 0, 7)  # out of order
-State = Literal["ok", "absent", "warning", "broken"]
+State = Literal["ok", "warning", "broken"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CheckResult:
     """The result of one check."""
 
     name: str
-    state: State  # absent: not needed; warning: works, but problems are likely; broken: needed
+    state: State  # warning: works, but problems are likely
     found: str
     fix: str | None = None  # the remedy; None if the check passed
 
@@ -45,31 +45,22 @@ def run_checks() -> list[CheckResult]:
         except Exception as error:  # whatever a broken package raises
             name = check.__name__.removeprefix("check_")
             package = {"torch": "torch torchvision", "decoding": "av"}.get(name, ".")
-            results.append(CheckResult(name, "broken", first_line(error), REINSTALL.format(package)))
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]  # a message may fill pages
+            results.append(CheckResult(name, "broken", text[:160], REINSTALL.format(package)))
     return results
 
 
 def summarize_results(results: Sequence[CheckResult]) -> str:
     """Summarize all checks in a sentence: whether everest works, and on which device."""
-    named = {state: [each.name for each in results if each.state == state] for state in get_args(State)}
-    if broken := named["broken"]:
+    broken, warned = (
+        [each.name for each in results if each.state == state] for state in ("broken", "warning")
+    )
+    if broken:
         return f"everest does not work on this machine: fix {', '.join(broken)} first."
-    gpus = sum(name.startswith("GPU ") for name in named["ok"])
-    device = "the GPU of this Mac, by --gpus mps" if "MPS" in named["ok"] else "the CPU"
-    device = plural(gpus, "GPU") if gpus else device
-    warned = f"; look at {', '.join(named['warning'])}" if named["warning"] else ""
-    return f"everest works on this machine, on {device}{warned}."
-
-
-def first_line(error: Exception | str) -> str:
-    """Return the first line of an error's message, which may be pages long."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
-
-
-def _judge(name: str, found: str, is_ok: bool, fix: str) -> CheckResult:
-    """Make a result, with the fix unless `is_ok`."""
-    return CheckResult(name, "ok", found) if is_ok else CheckResult(name, "warning", found, fix)
+    gpus = sum(each.name.startswith("GPU") for each in results)
+    device = plural(gpus, "GPU") if gpus else "the CPU"
+    look = f"; look at {', '.join(warned)}" if warned else ""
+    return f"everest works on this machine, on {device}{look}."
 
 
 def check_packages() -> Iterator[CheckResult]:
@@ -86,17 +77,20 @@ def check_packages() -> Iterator[CheckResult]:
 def check_memory() -> Iterator[CheckResult]:
     """Check the cores, the memory, and the shared memory, which workers use to hand over clips."""
     yield CheckResult("processor", "ok", f"{num_cores()} cores")
-    free = free_host_memory()
-    found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
-    fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _judge("memory", found, free >= 2 * GIB, fix)  # heuristic: memory for training a small model
 
     from everest.data.workers import SHARED_MEMORY_FIX, free_shared_memory
 
-    shared = free_shared_memory()
-    if shared is not None:
-        # Heuristic: enough for the clips of a run on one GPU. A Docker container has 64 MB.
-        yield _judge("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, SHARED_MEMORY_FIX)
+    # Heuristic: memory for training a small model; shared memory for the clips of a run on one GPU. A Docker
+    # container has 64 MB of shared memory, some systems have none.
+    amounts = (
+        ("memory", free_host_memory(), 2 * GIB, "lower train.workers and train.micro_batch"),
+        ("shared memory", free_shared_memory(), GIB, SHARED_MEMORY_FIX),
+    )
+    for name, free, needed, fix in amounts:
+        if free is not None:
+            is_ok = free >= needed
+            found = f"{free / GIB:.2f} GiB free"
+            yield CheckResult(name, "ok" if is_ok else "warning", found, None if is_ok else fix)
 
 
 def check_torch() -> Iterator[CheckResult]:
@@ -121,10 +115,8 @@ def check_torch() -> Iterator[CheckResult]:
         found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda})"
         fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
         yield CheckResult("CUDA", "warning", found, fix)
-    elif not num_gpus:
-        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
     if torch.backends.mps.is_available():
-        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
+        yield CheckResult("GPU", "ok", "of a Mac, by --gpus mps")
 
 
 def check_decoding() -> Iterator[CheckResult]:

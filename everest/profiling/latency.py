@@ -6,15 +6,17 @@ B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import cycle
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.checkpoints.graph import open_exported
@@ -24,21 +26,18 @@ from everest.data.views import EvalViews
 from everest.inference.opened_model import OpenedModel
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
-from everest.system.compute import one_thread
+from everest.system.compute import one_thread, time_calls
 from everest.system.events import Notify
 from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
 WARMUP_VIDEOS: Final = 5  # default: number of videos before timing begins
-TIMED_SECONDS: Final = 5.0  # default: seconds for which windows are timed
+MOST_SECONDS: Final = 3.0  # default: seconds after which no further pass of a part is timed
 
 
 def time_latency(
-    outputs: Callable[[Tensor], object],
-    views: EvalViews,
-    samples: Sequence[Sample],
-    network_timer: Callable[[], float] = time.thread_time,
+    outputs: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample], *, on_cpu: bool
 ) -> dict[str, float | int]:
     """Time one view of each video, one after another, in this process.
 
@@ -48,37 +47,42 @@ def time_latency(
         outputs: computes outputs of clips (B, C, T, H, W) uint8 that the host can read.
         views: one clip and one crop of a video.
         samples: the videos, which are timed in turn.
-        network_timer: measures the seconds of `network_ms`; on a GPU the clock, as the thread only waits.
+        on_cpu: whether the network runs on the CPU; while a GPU computes, the thread only waits.
     Returns:
-        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, which need not add up
-        to p50: `decode_ms`, `transform_ms` (resize and crop), `network_clock_ms`; `network_ms` of the fastest
-        pass, in CPU time of the thread as in `everest export`; the number of `videos`
-        `measured`; `threads`.
+        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, each timed alone:
+        `decode_ms`, and of the next video `transform_ms` (resize and crop) and `network_clock_ms`;
+        `network_ms` of the fastest pass, in CPU time of the thread as in `everest export`; the number of
+        `videos` `measured`; `threads`.
     """
-    count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
-    rows, alone = [], []
-    for repeat in range(WARMUP_VIDEOS + count):
-        sample = samples[(repeat - WARMUP_VIDEOS) % len(samples)]
+    in_turn = cycle(samples)
+
+    def decode() -> tuple[Tensor, NDArray[np.int64]]:
         clear_video_cache()
-        times = [time.perf_counter()]
-        footage = read_footage(sample, views.fps)
-        frame_ids, positions = np.unique(views.windows(footage), return_inverse=True)
-        frames = read_frames(sample.video, frame_ids.tolist(), channels=views.channels)
-        times.append(time.perf_counter())
-        clips = torch.stack(views.cut_views(views.resize_frames(frames), positions))
-        times.append(time.perf_counter())
-        started = network_timer()
-        outputs(clips)
-        alone.append(network_timer() - started)
-        times.append(time.perf_counter())
-        rows.append([*np.diff(times), times[-1] - times[0]])
-    decode, transform, network, total = 1000 * np.array(rows[WARMUP_VIDEOS:]).T
-    parts = {"decode_ms": decode, "transform_ms": transform, "network_clock_ms": network}
+        sample = next(in_turn)
+        frame_ids = views.windows(read_footage(sample, views.fps))
+        distinct, positions = np.unique(frame_ids, return_inverse=True)
+        return read_frames(sample.video, distinct.tolist(), channels=views.channels), positions
+
+    def transform(frames: Tensor, positions: NDArray[np.int64]) -> Tensor:
+        return torch.stack(views.cut_views(views.resize_frames(frames), positions))
+
+    def compute() -> object:
+        return outputs(transform(*decode()))
+
+    count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
+    time_calls(compute, most=WARMUP_VIDEOS)
+    _, total = time_calls(compute, most=count)
+    _, decoding = time_calls(decode, most=count)
+    decoded = decode()
+    _, transforming = time_calls(lambda: transform(*decoded), most=count, seconds=MOST_SECONDS)
+    clips = transform(*decoded)
+    cpu, clock = time_calls(lambda: outputs(clips), most=count, seconds=MOST_SECONDS)
+    parts = {"decode_ms": decoding, "transform_ms": transforming, "network_clock_ms": clock}
     return {
-        "p50_ms": round(float(np.percentile(total, 50)), 3),
-        "p95_ms": round(float(np.percentile(total, 95)), 3),
-        **{name: round(float(np.median(part)), 3) for name, part in parts.items()},
-        "network_ms": round(1000 * min(alone[WARMUP_VIDEOS:]), 3),
+        "p50_ms": round(1000 * float(np.percentile(total, 50)), 3),
+        "p95_ms": round(1000 * float(np.percentile(total, 95)), 3),
+        **{name: round(1000 * median(seconds), 3) for name, seconds in parts.items()},
+        "network_ms": round(1000 * min(cpu if on_cpu else clock), 3),
         "videos": min(len(samples), count),
         "measured": count,
         "threads": torch.get_num_threads(),
@@ -130,8 +134,7 @@ def measure_latency(
             write_video(path, torch.stack([texture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
         samples = find_samples([path], root=None)
         with _limit_threads():
-            timer = time.thread_time if device == "cpu" else time.perf_counter
-            latency = time_latency(outputs, views, samples, timer)
+            latency = time_latency(outputs, views, samples, on_cpu=device == "cpu")
         windows = None
         if time_windows is not None and model is not None and model.module.classes:
             windows = time_windows(model, samples)

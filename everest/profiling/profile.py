@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from functools import cached_property
 from typing import Any, Final, Literal
 
 from everest.checkpoints.frozen import find_frozen
@@ -16,7 +15,7 @@ from everest.config.stage_settings import (
     StageName,
 )
 from everest.models.clip_spec import ModelSpec
-from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
+from everest.models.cost import count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import classifier_spec, pretrain_spec
 
@@ -33,66 +32,42 @@ DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number o
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-class StageCost:
-    """The cost of one stage per clip, or for `eval` per video, where every view is a clip.
+def stage_cost(recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> dict[str, Any]:
+    """Compute the cost of one stage per clip, or for `eval` per video, where every view is a clip.
 
     Args:
         value_bytes: bytes of a value that is saved for the backward pass; depends on the precision.
-    Attributes:
-        settings: the section of a stage that trains; None for `eval`.
-        views: number of views in `eval`.
-        model_state: bytes that do not depend on the number of clips.
+    Returns:
+        The values of a stage of `everest profile --json`. `gmacs` are 10^9 multiply-accumulates of the
+        forward passes, which the papers print as "GFLOPs"; `model_state` does not depend on the number of
+        clips.
     """
-
-    def __init__(self, recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> None:
-        self.spec = spec = make_stage_spec(recipe, stage)
-        self.settings = settings = training_settings(recipe, stage)
-        self.value_bytes = value_bytes
-        counts = count_tokens(spec)
-        views = recipe.eval
-        self.tokens = {"total": counts.total, "kept": counts.kept} if stage != "pretrain" else asdict(counts)
-        self.views = {"clips": views.clips, "crops": views.crops} if stage == "eval" else None
-        weights = count_weights(spec, settings)
-        self.parameters = weights.total
-        self.trained_parameters = 0 if settings is None else weights.trained
-        self.model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
-        self.frozen_network = "teacher" if getattr(spec, "teacher", None) else "tokenizer"
-        if frozen := frozen_bytes(spec):
-            self.model_state[self.frozen_network] = frozen
-
-    @cached_property
-    def macs(self) -> Macs:
-        """The multiply-accumulates of the forward pass of one clip."""
-        return count_macs(self.spec)
-
-    @property
-    def gmacs(self) -> float:
-        """10^9 multiply-accumulates of the forward passes: what the papers print as "GFLOPs"."""
-        return self.macs.total * (self.views["clips"] * self.views["crops"] if self.views else 1) / 1e9
-
-    @cached_property
-    def activation_bytes_per_clip(self) -> int:
-        """The bytes that each clip of a pass adds, in training or in evaluation."""
-        if self.settings is None:
-            return bytes_per_clip(self.spec, self.value_bytes, trains=False)
-        return training_bytes(self.spec, self.value_bytes, self.settings)
-
-    def dump(self) -> dict[str, Any]:
-        """Return the values of `everest profile --json`."""
-        row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
-        if self.settings is not None:
-            row["trained_parameters"] = self.trained_parameters
-        if (frozen := count_frozen_macs(self.spec)) is not None:
-            row[f"{self.frozen_network}_gmacs"] = frozen / 1e9
-        if self.views:
-            row["views"] = self.views
-        return row | {
-            "parameters": self.parameters,
-            "tokens": self.tokens,
-            "activation_bytes_per_clip": self.activation_bytes_per_clip,
-            "model_state_bytes": sum(self.model_state.values()),
-            "model_state": self.model_state,
-        }
+    spec, settings = make_stage_spec(recipe, stage), training_settings(recipe, stage)
+    tokens, weights = count_tokens(spec), count_weights(spec, settings)
+    frozen_network = "teacher" if getattr(spec, "teacher", None) else "tokenizer"
+    model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
+    if frozen := frozen_bytes(spec):
+        model_state[frozen_network] = frozen
+    if settings is None:
+        clip_bytes = bytes_per_clip(spec, value_bytes, trains=False)
+    else:
+        clip_bytes = training_bytes(spec, value_bytes, settings)
+    views = recipe.eval.clips * recipe.eval.crops if stage == "eval" else 1
+    gmacs = count_macs(spec).total * views / 1e9
+    row: dict[str, Any] = {"gmacs": gmacs, "gflops": 2 * gmacs}
+    if settings is not None:
+        row["trained_parameters"] = weights.trained
+    if (frozen_macs := count_frozen_macs(spec)) is not None:
+        row[f"{frozen_network}_gmacs"] = frozen_macs / 1e9
+    if stage == "eval":
+        row["views"] = {"clips": recipe.eval.clips, "crops": recipe.eval.crops}
+    return row | {
+        "parameters": weights.total,
+        "tokens": asdict(tokens) if stage == "pretrain" else {"total": tokens.total, "kept": tokens.kept},
+        "activation_bytes_per_clip": clip_bytes,
+        "model_state_bytes": sum(model_state.values()),
+        "model_state": model_state,
+    }
 
 
 def make_stage_spec(recipe: Recipe, stage: ProfiledStage) -> ModelSpec:
@@ -111,18 +86,10 @@ def training_settings(recipe: Recipe, stage: ProfiledStage) -> PretrainSettings 
     return {"pretrain": recipe.pretrain, "finetune": recipe.finetune, "eval": None}[stage]
 
 
-def choose_precision(recipe: Recipe) -> str:
-    """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
-    return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
-
-
 def profile(recipe: Recipe) -> dict[str, Any]:
     """Compute the cost of all stages; return the document of `everest profile --json`."""
-    precision = choose_precision(recipe)
-    costs = {
-        stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump()
-        for stage in PROFILED_STAGES
-    }
+    # `auto` means bf16, as on a GPU.
+    precision = "bf16" if recipe.train.precision == "auto" else recipe.train.precision
     return {
         "backbone": recipe.model.backbone,
         "frames": recipe.data.frames,
@@ -130,5 +97,7 @@ def profile(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "precision": precision,
         "checkpointing": recipe.train.checkpointing,
-        "stages": costs,
+        "stages": {
+            stage: stage_cost(recipe, stage, value_bytes=VALUE_BYTES[precision]) for stage in PROFILED_STAGES
+        },
     }

@@ -38,6 +38,7 @@ from everest.system.text import time_text
 
 WARMUP_STEPS: Final = 2  # untimed steps, which allocate, choose kernels and compile
 TIMED_STEPS: Final = 5
+MOST_SECONDS: Final = 30.0  # default: seconds after which no further step is timed
 DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default batch by device; 1 on a CPU
 READING_SECONDS: Final = 2.0  # default: seconds for which reading is timed
 
@@ -98,20 +99,33 @@ def measure_stage(
     torch.manual_seed(recipe.train.seed)
     try:
         step = _make_step(recipe, stage, spec, accelerator, clips=clips)
-        time_calls(step, most=WARMUP_STEPS, device=device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        _, seconds = time_calls(step, most=TIMED_STEPS, device=device)
+        return _time_steps(step, accelerator, dataset, workers=recipe.train.workers, batch=clips)
     except torch.OutOfMemoryError as error:
         problem = f"out of memory with {clips} clips of {stage}"
         raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
+
+
+def _time_steps(
+    step: Callable[[], object],
+    accelerator: Accelerator,
+    dataset: ClipDataset | None,
+    *,
+    workers: int | Literal["auto"],
+    batch: int,
+) -> Speed:
+    """Time steps of `batch` clips after untimed ones, and the reading of a data set if there is one."""
+    device = accelerator.device
+    time_calls(step, most=WARMUP_STEPS, device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    _, seconds = time_calls(step, most=TIMED_STEPS, seconds=MOST_SECONDS, device=device)
     return Speed(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         precision="fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
-        batch=clips,
+        batch=batch,
         step_seconds=median(seconds),
         peak_memory_bytes=peak_memory(device),
-        read_seconds=None if dataset is None else measure_reading(dataset, workers=recipe.train.workers),
+        read_seconds=None if dataset is None else measure_reading(dataset, workers=workers),
     )
 
 
@@ -194,17 +208,16 @@ def plan_run(
 
 
 def try_step(stage: Stage) -> dict[str, Any]:
-    """Run two passes with updates on real clips, and estimate the run's time and memory; writes nothing."""
+    """Time passes with updates on a real batch, and estimate the run's time and memory; writes nothing."""
     training, plan = stage.training, stage.training.plan
-    device = training.context.accelerator.device
+    accelerator, workers = training.context.accelerator, training.recipe.train.workers
     training.model.train()
     with closing(training.loader()) as loader:
-        batches: list[Batch] = []
-        _, (loading,) = time_calls(lambda: batches.append(copy_to_device(next(iter(loader)), device)), most=1)
+        batch: Batch = copy_to_device(next(iter(loader)), accelerator.device)
     losses: list[float] = []
 
     def last_pass() -> None:  # processes exchange gradients in this pass
-        step = Step(training, repeat(batches[0]))
+        step = Step(training, repeat(batch))
         for number, clips in enumerate(step.batches(), start=1):
             if number == plan.accumulation:
                 pass_losses = stage.losses(clips, step)
@@ -212,7 +225,8 @@ def try_step(stage: Stage) -> dict[str, Any]:
                 losses.append(pass_losses.model.item())
         step.update_weights()
 
-    _, (_, seconds) = time_calls(last_pass, most=2, device=device)
+    speed = _time_steps(last_pass, accelerator, training.dataset, workers=workers, batch=plan.micro_batch)
+    seconds = speed.seconds(plan.steps * plan.batch_size, gpus=accelerator.num_processes)
     return {
         "loss": losses[0],
         "videos": len(training.dataset),
@@ -223,8 +237,8 @@ def try_step(stage: Stage) -> dict[str, Any]:
         "peak_lr": plan.peak_lr,
         "parameters": sum(p.numel() for p in training.trained_model.parameters()),
         "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-        "seconds_to_load": round(loading, 2),
-        "seconds_per_pass": round(seconds, 3),
-        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
-        "memory_bytes": peak_memory(device),
+        "seconds_to_read": round(speed.read_seconds or 0.0, 3),
+        "seconds_per_pass": round(speed.step_seconds, 3),
+        "hours": round(seconds / 3600, 2),
+        "memory_bytes": speed.peak_memory_bytes,
     }

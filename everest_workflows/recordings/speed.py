@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from itertools import chain, cycle
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Final
 
 from everest.errors import DataError
@@ -13,6 +12,7 @@ from everest.inference.opened_model import OpenedModel
 from everest.inference.videos import Passes, compute_over_windows
 from everest.inference.windows import Unreadable
 from everest.lists.sample import Sample
+from everest.system.compute import time_calls
 from everest.video.metadata import clear_video_cache
 from everest_workflows.recordings.timelines import has_windows, timeline_job
 
@@ -36,22 +36,22 @@ def time_timeline(job: LongJob) -> dict[str, float]:
         DataError: no window could be read within TIMED_SECONDS.
     """
     lengths: list[float] = []  # seconds per intact window
-    samples = cycle(job.samples)
-    started = time.perf_counter()
-    elapsed = 0.0
-    while elapsed <= TIMED_SECONDS:
-        clear_video_cache()
-        computed = compute_over_windows(job.model, next(samples), job.model.outputs, job.passes)
-        for item in chain.from_iterable(computed):
-            if not isinstance(item, Unreadable):
-                lengths.append(item[0].end - item[0].start)
-            if time.perf_counter() - started > TIMED_SECONDS:
-                break
-        elapsed = time.perf_counter() - started
+
+    def compute_passes() -> Iterator[None]:
+        for sample in cycle(job.samples):
+            clear_video_cache()
+            for items in compute_over_windows(job.model, sample, job.model.outputs, job.passes):
+                intact = (item[0] for item in items if not isinstance(item, Unreadable))
+                lengths.extend(window.end - window.start for window in intact)
+                yield
+            yield  # also of a video without windows
+
+    passes = compute_passes()
+    _, seconds = time_calls(lambda: next(passes), seconds=TIMED_SECONDS)
     if not lengths:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
         )
     step = job.passes.step or max(lengths)
-    hours = len(lengths) * step / elapsed
+    hours = len(lengths) * step / sum(seconds)
     return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}

@@ -21,7 +21,7 @@ from everest.models.clip_spec import ModelSpec
 from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained
-from everest.profiling.profile import StageCost, make_stage_spec
+from everest.profiling.profile import make_stage_spec, stage_cost
 from everest.system.compute import LiveBytes
 from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
@@ -130,9 +130,9 @@ def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
 
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
-    state = StageCost(recipe, "pretrain", value_bytes=2).model_state
+    state = stage_cost(recipe, "pretrain", value_bytes=2)["model_state"]
     assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
-    assert "tokenizer" not in StageCost(recipe, "finetune", value_bytes=2).model_state
+    assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2)["model_state"]
     spec = spec_of("lvmae-128")
     assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
@@ -170,33 +170,33 @@ def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[st
 
 
 def cost(*settings: str, value_bytes: int = 2):
-    return StageCost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
+    return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
 
 
 def test_frozen_blocks_save_nothing_and_have_no_state():
     costs = [cost(f"finetune.freeze=first:{n}") for n in range(1, DEPTH)]
-    bytes_of = [found.activation_bytes_per_clip for found in costs]
+    bytes_of = [found["activation_bytes_per_clip"] for found in costs]
     assert len({before - after for before, after in pairwise(bytes_of)}) == 1
-    whole, block = cost(), costs[0].trained_parameters - costs[1].trained_parameters
+    whole, block = cost(), costs[0]["trained_parameters"] - costs[1]["trained_parameters"]
     assert block == 12 * 768**2 + 12 * 768  # four matrices, and vectors: the keys have no bias
-    assert all(found.parameters == whole.parameters == whole.trained_parameters for found in costs)
+    assert all(found["parameters"] == whole["parameters"] == whole["trained_parameters"] for found in costs)
     for found in costs:
-        assert found.model_state["weights"] == 4 * found.parameters
-        assert found.model_state["gradients"] == 4 * found.trained_parameters
-        assert found.model_state["moments"] == 8 * found.trained_parameters
+        assert found["model_state"]["weights"] == 4 * found["parameters"]
+        assert found["model_state"]["gradients"] == 4 * found["trained_parameters"]
+        assert found["model_state"]["moments"] == 8 * found["trained_parameters"]
     head = cost("finetune.freeze=encoder")
-    assert head.trained_parameters == 2 * 768 + 768 * 400 + 400
-    assert head.activation_bytes_per_clip < costs[-1].activation_bytes_per_clip
+    assert head["trained_parameters"] == 2 * 768 + 768 * 400 + 400
+    assert head["activation_bytes_per_clip"] < costs[-1]["activation_bytes_per_clip"]
 
 
 @pytest.mark.parametrize(("value_bytes", "copies"), [(2, 0), (4, DEPTH * 4 * 768**2)])
 def test_adapters_are_counted_with_the_matrices_that_float32_keeps(value_bytes: int, copies: int):
     found, whole = cost("finetune.lora.rank=8", value_bytes=value_bytes), cost(value_bytes=value_bytes)
     adapters = DEPTH * 8 * ((768 + 3 * 768) + (768 + 768))  # qkv and proj
-    assert found.parameters == whole.parameters + adapters
-    assert found.trained_parameters == adapters + 2 * 768 + 768 * 400 + 400
-    assert found.model_state["weights"] == 4 * (found.parameters + copies)
-    assert found.model_state["moments"] == 8 * found.trained_parameters
+    assert found["parameters"] == whole["parameters"] + adapters
+    assert found["trained_parameters"] == adapters + 2 * 768 + 768 * 400 + 400
+    assert found["model_state"]["weights"] == 4 * (found["parameters"] + copies)
+    assert found["model_state"]["moments"] == 8 * found["trained_parameters"]
 
 
 def test_profile_shows_the_trained_parameters_of_partial_training():
@@ -225,7 +225,7 @@ METHODS = {  # as docs/methods.md calls them
 @pytest.mark.parametrize("method", METHODS)
 def test_the_page_of_methods_shows_the_costs_of_views_next_to_pixels(method: str):
     recipe = load_recipe("ucf101", overrides=["model.backbone=vit-s", *METHODS[method]])
-    found = StageCost(recipe, "pretrain", value_bytes=4)
-    activations, gmacs = found.activation_bytes_per_clip / 1e6, found.macs.total / 1e9
-    row = f"\n| {method} | {found.tokens['visible']} | {gmacs:.1f} | {activations:.0f} MB |"
+    found = stage_cost(recipe, "pretrain", value_bytes=4)
+    activations, gmacs = found["activation_bytes_per_clip"] / 1e6, found["gmacs"]
+    row = f"\n| {method} | {found['tokens']['visible']} | {gmacs:.1f} | {activations:.0f} MB |"
     assert row in (Path(__file__).parents[3] / "docs" / "methods.md").read_text()

@@ -63,8 +63,8 @@ def predict(
         RecipeError: `keep` leaves no token; `top` of a model that predicts numbers only;
             `top` or `batch` is below 1.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    passes = Passes(batch=batch, workers=workers, report=report)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, workers=workers, precision=precision)
+    passes = Passes(batch=batch, report=report)
     with open_predictions(opened, samples_of(videos, data), passes, top=top) as rows:
         assert rows is not None  # this is the only process
         return rows
@@ -95,8 +95,8 @@ def extract(
         DataError: no video can be read, a list cannot be used, or a folder has no video.
         RecipeError: an unknown level, `keep` leaves no token, or `batch` is below 1.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    passes = Passes(batch=batch, workers=workers, report=report)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, workers=workers, precision=precision)
+    passes = Passes(batch=batch, report=report)
     return compute_features(opened, samples_of(videos, data), passes, level=level)
 
 
@@ -132,14 +132,11 @@ def evaluate(
         DataError: the videos or labels cannot be used, or too many videos are unreadable.
         RecipeError: an output file exists already.
     """
-    opened = OpenedModel.of(model, clips=clips, crops=crops, precision=precision)
+    opened = OpenedModel.of(model, clips=clips, crops=crops, workers=workers, precision=precision)
     model, recipe = opened.classifier, opened.recipe
     root = recipe.data.root if data is None else str(data)
-    recipe = replace(
-        recipe,
-        data=replace(recipe.data, root=str(parse_location(root).resolve()), test=test or recipe.data.test),
-        train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
-    )
+    root = str(parse_location(root).resolve())
+    recipe = replace(recipe, data=replace(recipe.data, root=root, test=test or recipe.data.test))
     files = EvaluationFiles(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),

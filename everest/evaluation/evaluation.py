@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, find_run_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.clip_dataset import ClipDataset, SampleKey
-from everest.data.loader import copy_to_device, read_with_fewer
+from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
+from everest.inference.videos import Passes, ViewTensors, compute_over_videos
+from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.groups import set_groups
-from everest.lists.sample import ListSize, Sample
+from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
 from everest.metrics.head_metrics import compute_metrics, per_class
 from everest.metrics.intervals import FEW_GROUPS
@@ -35,7 +36,7 @@ from everest.metrics.predictions import Predictions, refuse_too_many_skipped, wr
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import view_cost
-from everest.system.compute import HostCopy, Runtime
+from everest.system.compute import Runtime
 from everest.system.events import Report, notice, warning
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST_FILE
@@ -172,15 +173,6 @@ def evaluate_classifier(
     return result, predictions
 
 
-class VideoScore(NamedTuple):
-    """The result of one video in one process."""
-
-    number: int  # place of the video in the list
-    video: str
-    problem: str | None  # why the video is unreadable; None if it is readable
-    outputs: NDArray[np.float32]  # (views, outputs); meaningless if there is a problem
-
-
 @torch.inference_mode()
 def evaluate_views(
     model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
@@ -188,50 +180,33 @@ def evaluate_views(
     """Run a classifier over all views of all videos; return the predictions in the order of the list.
 
     The division of videos into passes does not depend on the number of processes, so the predictions are
-    equal to the bit. All processes run the same number of passes; a video that several processes evaluated
-    counts once. Unreadable videos are not replaced but listed in `skipped`. A GPU computes a pass while the
-    host reads the results of the previous pass.
+    equal to the bit. Unreadable videos are not replaced but listed in `skipped`.
     """
     model.eval()
-    per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass
-    passes = [range(first, min(first + per_pass, len(dataset))) for first in range(0, len(dataset), per_pass)]
-    rank, processes = runtime.rank, runtime.num_processes
-    own = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
-    order: list[list[SampleKey]] = [[(0, index) for index in indices] for indices in own]
-    batches = read_with_fewer(dataset, order, workers=train.workers, timeout=train.data_timeout)
-    size = ListSize.of(dataset.samples)
-    rows: list[VideoScore] = []
 
-    def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
-        """Keep the results of a pass; `outputs` has the shape (videos, views, outputs)."""
-        parts = zip(numbers, videos, problems, outputs.read()["outputs"].numpy(), strict=True)
-        rows.extend(VideoScore(*video) for video in parts)
-
-    read_last: Callable[[], None] | None = None
-    for num_done, (indices, batch) in enumerate(zip(own, batches, strict=True), start=1):
-        frames: Tensor = copy_to_device(batch, runtime.device).frames  # (videos, views, C, T, H, W) uint8
+    def compute(clips: Tensor) -> ViewTensors:
         with runtime.autocast():
-            logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
-        outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
-        if read_last is not None:
-            read_last()
-        problems = [failed[0][1] if failed else None for failed in batch.failed_reads]
-        read_last = partial(read, indices, batch.video_ids, problems, HostCopy(outputs))
-        report(size.progress_event(min(num_done * per_pass * processes, size.num_samples)))
-    if read_last is not None:
-        read_last()
-    by_index = {row.number: row for row in runtime.gather(rows)}
-    ordered = [by_index[number] for number in sorted(by_index)]
-    readable = [row for row in ordered if row.problem is None]
-    samples = [dataset.samples[row.number] for row in readable]
+            logits = model(clips.to(runtime.device))
+        return {"outputs": model.outputs(logits).cpu()}
+
+    per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass
+    passes = Passes(batch=per_pass).divide(range(len(dataset)))
+    own, processes = passes[runtime.rank :: runtime.num_processes], runtime.num_processes
+    computed = compute_over_videos(dataset, own, compute, train=train, report=report, processes=processes)
+    rows: list[tuple[int, NDArray[np.float32] | Unreadable]] = []  # (views, outputs) of each video
+    for indices, values in zip(own, computed, strict=True):
+        outputs = (x if isinstance(x, Unreadable) else x["outputs"].numpy() for x in values)
+        rows += zip(indices, outputs, strict=True)
+    results = [(dataset.samples[i], x) for i, x in sorted(runtime.gather(rows), key=itemgetter(0))]
+    readable = [(sample, x) for sample, x in results if not isinstance(x, Unreadable)]
     no_outputs = np.zeros((0, 1, model.num_classes), np.float32)
     return Predictions(
-        videos=[row.video for row in readable],
-        labels=[sample.labels for sample in samples],
-        outputs=np.stack([row.outputs for row in readable]) if readable else no_outputs,
-        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
+        videos=[sample.video_id for sample, _ in readable],
+        labels=[sample.labels for sample, _ in readable],
+        outputs=np.stack([x for _, x in readable]) if readable else no_outputs,
+        skipped=[(sample.video_id, x.reason) for sample, x in results if isinstance(x, Unreadable)],
         heads=model.heads,
-        groups=[sample.group_or_path for sample in samples],
+        groups=[sample.group_or_path for sample, _ in readable],
     )
 
 

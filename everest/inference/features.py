@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.jobs import LongJob, add_rows, add_window_rows, encoding_of
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes, ViewTensors, compute_over_videos
-from everest.inference.windows import Unreadable
+from everest.inference.videos import Passes, ViewTensors
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file
+from everest.system.parts import Parts
 from everest.system.weights import write_tensors
 
 # The tensors of a row, from the fields of everest.inference.opened_model.Features of one video's views.
@@ -33,6 +33,24 @@ FEATURE_LEVELS: Final[dict[str, Callable[[ViewTensors], dict[str, Tensor]]]] = {
 }
 
 FEATURE_SUFFIXES: Final = (".safetensors", ".npz")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFeatures:
+    """The features of R readable videos."""
+
+    videos: list[str]
+    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
+    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+
+
+class _Rows(NamedTuple):
+    """The features of videos or windows."""
+
+    arrays: dict[str, NDArray[Any]]  # (rows, …) each, mapped from the disk
+    names: list[str]  # of the video of each row
+    skipped: list[tuple[str, str]]
 
 
 def extract(
@@ -57,7 +75,7 @@ def extract(
         The unreadable videos, each with the reason; of a damaged video, the intact windows have rows.
         None in a process other than the main one.
     """
-    make_row = _choose_row(model, level, option="--features")
+    _check_level(model, level, option="--features")
     if passes.window is None and passes.step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     if out.suffix not in FEATURE_SUFFIXES:
@@ -66,73 +84,61 @@ def extract(
     job = LongJob(model, samples, passes, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
-        if passes.window is None:
-            rows = add_rows(store, model, samples, model.features, make_row, passes)
-        else:
-            rows = add_window_rows(store, model, samples, model.features, lambda _, x: make_row(x), passes)
+        rows = _add_features(store, job, level)
         if rows is None:
             return None
-        pairs = [
-            (sample.video_id, result)
-            for sample, results in zip(samples, rows.results, strict=True)
-            for result in results
-        ]
-        skipped = [(video, result.reason) for video, result in pairs if result and not result.is_window]
-        names = [video for video, result in pairs if result is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding_of(model)}
         if passes.window is not None:
             header |= {"window": passes.window, "step": passes.step}
         views = model.recipe.eval
         header |= {"clips": views.clips, "crops": views.crops, "keep": model.keep}
-        if names:
-            _write_features(rows.arrays, names, out, header)
+        _write_features(rows.arrays, rows.names, out, header)
         store.remove()
-    if not names:
-        raise _none_readable_error(samples, skipped)
-    return skipped
-
-
-def _choose_row(model: OpenedModel, level: str, *, option: str) -> Callable[[ViewTensors], dict[str, Tensor]]:
-    """The row function of a level; raises RecipeError, or CheckpointError if the model has no tokens."""
-    if level not in FEATURE_LEVELS:
-        raise unknown_name(option, level, FEATURE_LEVELS)
-    if level == "tokens":
-        _ = model.transformer  # raises
-    return FEATURE_LEVELS[level]
-
-
-def _none_readable_error(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
-    first = f", first {': '.join(skipped[0])}" if skipped else ""
-    return DataError(f"none of {len(samples)} videos can be read{first}")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VideoFeatures:
-    """The features of R readable videos."""
-
-    videos: list[str]
-    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
-    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
-    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+    return rows.skipped
 
 
 def compute_features(
     model: OpenedModel, samples: Sequence[Sample], passes: Passes, *, level: str
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
-    make_row = _choose_row(model, level, option="level")
-    pairs = [pair for part in compute_over_videos(model, samples, model.features, passes) for pair in part]
-    skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
-    readable = [(sample, make_row(values)) for sample, values in pairs if not isinstance(values, Unreadable)]
-    if not readable:
-        raise _none_readable_error(samples, skipped)
-    ids = [row["token_ids"] for _, row in readable if "token_ids" in row]
-    return VideoFeatures(
-        videos=[sample.video_id for sample, _ in readable],
-        features=torch.stack([row["features"] for _, row in readable]),
-        token_ids=torch.stack(ids) if ids else None,
-        skipped=skipped,
-    )
+    _check_level(model, level, option="level")
+    job = LongJob(model, samples, passes, {})
+    with job.open() as store:
+        rows = _add_features(store, job, level)
+        assert rows is not None  # this is the only process
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in rows.arrays.items()}
+    ids = tensors.get("token_ids")
+    return VideoFeatures(videos=rows.names, features=tensors["features"], token_ids=ids, skipped=rows.skipped)
+
+
+def _check_level(model: OpenedModel, level: str, *, option: str) -> None:
+    """Raise RecipeError for an unknown level, or CheckpointError if the model has no tokens for it."""
+    if level not in FEATURE_LEVELS:
+        raise unknown_name(option, level, FEATURE_LEVELS)
+    if level == "tokens":
+        _ = model.transformer  # raises
+
+
+def _add_features(store: Parts, job: LongJob, level: str) -> _Rows | None:
+    """Add the rows that a folder of parts lacks; None in a process other than the main one."""
+    model, samples, make_row = job.model, job.samples, FEATURE_LEVELS[level]
+    if job.passes.window is None:
+        joined = add_rows(store, model, samples, model.features, make_row, job.passes)
+    else:
+        joined = add_window_rows(
+            store, model, samples, model.features, lambda _, views: make_row(views), job.passes
+        )
+    if joined is None:
+        return None
+    pairs = zip(samples, joined.results, strict=True)
+    results = [(sample.video_id, result) for sample, of_sample in pairs for result in of_sample]
+    skipped = [(video, result.reason) for video, result in results if result and not result.is_window]
+    names = [video for video, result in results if result is None]
+    if not names:
+        store.remove()
+        first = f", first {': '.join(skipped[0])}" if skipped else ""
+        raise DataError(f"none of {len(samples)} videos can be read{first}")
+    return _Rows(joined.arrays, names, skipped)
 
 
 def _write_features(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,20 +147,22 @@ def add_rows(
     own = store.own(len(units))
     rest = {unit: passes.divide(units[unit][len(store.results(unit)) :]) for unit in own}
     parts = [part for unit in own for part in rest[unit]]
-    processes = store.processes.num_processes
-    computed = compute_over_videos(model, samples, compute, passes, parts=parts, processes=processes)
+    computed = compute_over_videos(
+        model.dataset(samples),
+        parts,
+        compute,
+        train=model.recipe.train,
+        report=passes.report,
+        processes=store.processes.num_processes,
+    )
     for unit in own:
-        for part, pairs in zip(rest[unit], computed, strict=False):
-            results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
-            rows = [make_row(values) for _, values in pairs if not isinstance(values, Unreadable)]
+        for part, values in zip(rest[unit], computed, strict=False):
+            results = [each if isinstance(each, Unreadable) else None for each in values]
+            _report_problems(zip((samples[index] for index in part), results, strict=True), passes.report)
+            rows = [make_row(each) for each in values if not isinstance(each, Unreadable)]
             store.add(unit, results, _stack_rows(rows), is_last=part is rest[unit][-1])
-    joined = store.joined()
-    if joined is None:
-        return None
-    results = [[result] for results in joined.results for result in _read_results(store, results)]
     known = {index for unit in (*completed, *own) for index in units[unit]}
-    _report_problems(samples, results, known, passes.report)
-    return joined._replace(results=results)
+    return _join(store, samples, known, passes.report, is_one_each=True)
 
 
 def add_window_rows(
@@ -197,12 +199,7 @@ def add_window_rows(
             store.add(unit, added, _stack_rows(rows), is_last=False)
             results += added
         store.add(unit, [], make_video_tensors(sample) if None in results else {}, is_last=True)
-    joined = store.joined()
-    if joined is None:
-        return None
-    all_results = [_read_results(store, results) for results in joined.results]
-    _report_problems(samples, all_results, {*completed, *own}, passes.report)
-    return joined._replace(results=all_results)
+    return _join(store, samples, {*completed, *own}, passes.report)
 
 
 def _read_results(store: Parts, values: list[Any]) -> list[Result]:
@@ -211,14 +208,30 @@ def _read_results(store: Parts, values: list[Any]) -> list[Result]:
         return validate(_RESULTS, values)
 
 
-def _report_problems(
-    samples: Sequence[Sample], results: Sequence[Sequence[Result]], known: set[int], report: Report
-) -> None:
-    """Report the problems of the videos that other processes have read: not those of `known` indices."""
-    for index in (index for index in range(len(samples)) if index not in known):
-        for result in results[index]:
-            if result is not None and not result.is_window:
-                report(notice(f"{samples[index].video_id}: {result.reason}"))
+def _join(
+    store: Parts, samples: Sequence[Sample], known: set[int], report: Report, *, is_one_each: bool = False
+) -> JoinedParts | None:
+    """Join the parts of all processes; report the problems that others met: not those of `known` samples.
+
+    Args:
+        is_one_each: whether a unit has one result of each of its samples, instead of all results of a sample.
+    """
+    joined = store.joined()
+    if joined is None:
+        return None
+    results = [_read_results(store, values) for values in joined.results]
+    if is_one_each:
+        results = [[result] for of_unit in results for result in of_unit]
+    pairs = zip(samples, results, strict=True)
+    others = [pair for index, pair in enumerate(pairs) if index not in known]
+    _report_problems(((sample, result) for sample, of_sample in others for result in of_sample), report)
+    return joined._replace(results=results)
+
+
+def _report_problems(results: Iterable[tuple[Sample, Result]], report: Report) -> None:
+    for sample, result in results:
+        if result is not None and not result.is_window:
+            report(notice(f"{sample.video_id}: {result.reason}"))
 
 
 def _stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ B clips, C channels, T frames, H W pixels, K encoded tokens, D width, O outputs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from torch import Tensor
 from everest.checkpoints.describe import recover_recipe, with_pixels_of
 from everest.checkpoints.load import Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
+from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, OptionError, RecipeError
 from everest.lists.classes import Classes
+from everest.lists.sample import Sample
 from everest.methods.grid import is_keep_ratio, num_kept
 from everest.methods.strategies import AllTokens
 from everest.models.base import ClipModel, SelectingModel
@@ -121,21 +124,28 @@ class OpenedModel:
         clips: int | None = None,
         crops: int | None = None,
         keep: float | None = None,
+        workers: int | None = None,
         precision: str | None = None,
     ) -> OpenedModel:
         """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
 
         Settings of the process stay, such as the precision of float32 products in torch.
+
+        Args:
+            workers: processes that read videos; None: as in the recipe.
         """
         if isinstance(module, AdaptiveTokenizer):
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
         if not isinstance(module, ClipModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.spec.num_tokens)
-        compute_precision = choose_precision(precision or module.recipe.train.precision, module.device)
+        recipe = _with_views(module.recipe, clips, crops)
+        if workers is not None:
+            recipe = replace(recipe, train=replace(recipe.train, workers=workers))
+        compute_precision = choose_precision(precision or recipe.train.precision, module.device)
         return cls(
             module=module.eval(),
-            recipe=_with_views(module.recipe, clips, crops),
+            recipe=recipe,
             keep=keep,
             runtime=Runtime(module.device, compute_precision),
         )
@@ -175,6 +185,17 @@ class OpenedModel:
     @property
     def views(self) -> EvalViews:
         return evaluation_views(self.recipe)
+
+    def dataset(self, samples: Sequence[Sample]) -> ClipDataset:
+        """The views of samples, without labels; unreadable samples are not replaced."""
+        return ClipDataset(
+            samples,
+            make_views=self.views,
+            seed=0,
+            num_noise=0,
+            decoder=self.recipe.data.decoder,
+            replace_bad=False,
+        )
 
     @torch.inference_mode()
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
@@ -222,13 +243,11 @@ def check_counts(**counts: int | None) -> None:
 
 def check_keep(keep: float | None, num_tokens: int | None) -> None:
     """Raise OptionError unless a keep ratio leaves some of the tokens of a clip."""
-    if keep is not None and num_tokens is None:
+    if keep is None:
+        return
+    if num_tokens is None:
         raise OptionError(f"keep {keep}: {NO_TOKENS}; leave it out")
-    if (
-        keep is not None
-        and num_tokens is not None
-        and not (is_keep_ratio(keep) and num_kept(num_tokens, keep))
-    ):
+    if not (is_keep_ratio(keep) and num_kept(num_tokens, keep)):
         raise OptionError(
             f"keep {keep!r}: must be a number above 0 and at most 1, and leave some of {num_tokens} tokens"
         )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everest.config.settings import TrainSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import STOP_SECONDS, read_with_fewer
 from everest.errors import DataError
@@ -38,7 +39,6 @@ class Passes:
     """
 
     batch: int = 1  # videos, or windows of one video, in a forward pass
-    workers: int | None = None  # processes that read videos; None: as the recipe's `train.workers`
     window: float | None = None  # seconds of a window; None: the length of a clip
     step: float | None = None  # seconds from the start of a window to that of the next; None: `window`
     report: Report = ignore_event
@@ -53,51 +53,36 @@ class Passes:
 
 
 def compute_over_videos(
-    model: OpenedModel,
-    samples: Sequence[Sample],
+    dataset: ClipDataset,
+    parts: Sequence[range],
     compute: Compute,
-    passes: Passes,
     *,
-    parts: Sequence[range] | None = None,
+    train: TrainSettings,
+    report: Report,
     processes: int = 1,
-) -> Iterator[list[tuple[Sample, ViewTensors | Unreadable]]]:
-    """Yield the videos of each pass, each with the values of its views.
-
-    The recipe's `train.data_timeout` is the longest time to wait for a video.
+) -> Iterator[list[ViewTensors | Unreadable]]:
+    """Yield the values of the views of each sample, pass by pass.
 
     Args:
-        parts: the videos of each pass: some of `Passes.divide`; None: all.
-        processes: the number of processes that divide the videos.
+        dataset: its unreadable samples are not replaced.
+        parts: the samples of each pass.
+        train: the number of workers, and the longest time to wait for a sample.
+        report: receives the progress.
+        processes: the number of processes that divide the samples.
     """
-    dataset = ClipDataset(
-        samples,
-        make_views=model.views,
-        seed=0,
-        num_noise=0,
-        decoder=model.recipe.data.decoder,
-        replace_bad=False,
-    )
-    parts = passes.divide(range(len(samples))) if parts is None else parts
     if not parts:
         return
     order = [[(0, index) for index in indices] for indices in parts]
-    settings = model.recipe.train
-    num_videos = sum(map(len, parts))
-    workers = settings.workers if passes.workers is None else passes.workers
-    batches = read_with_fewer(dataset, order, workers=workers, timeout=settings.data_timeout)
-    size = ListSize.of(samples)
-    num_done = max(size.num_samples - num_videos * processes, 0)
-    for indices, batch in zip(parts, batches, strict=True):
+    batches = read_with_fewer(dataset, order, workers=train.workers, timeout=train.data_timeout)
+    size = ListSize.of(dataset.samples)
+    num_done = max(size.num_samples - sum(map(len, parts)) * processes, 0)
+    for batch in batches:
         readable = [row for row, failed in enumerate(batch.failed_reads) if not failed]
         values = _compute_each(compute, batch.frames[readable]) if readable else iter(())
-        results = (Unreadable(failed[0][1]) if failed else next(values) for failed in batch.failed_reads)
-        pairs = [(samples[index], result) for index, result in zip(indices, results, strict=True)]
-        num_done = min(num_done + len(indices) * processes, size.num_samples)
-        passes.report(size.progress_event(num_done))
-        for sample, result in pairs:
-            if isinstance(result, Unreadable):
-                passes.report(notice(f"{sample.video_id}: {result.reason}"))
-        yield pairs
+        results = [Unreadable(failed[0][1]) if failed else next(values) for failed in batch.failed_reads]
+        num_done = min(num_done + len(results) * processes, size.num_samples)
+        report(size.progress_event(num_done))
+        yield results
 
 
 def compute_over_windows(

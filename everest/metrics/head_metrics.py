@@ -22,7 +22,7 @@ from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Heads
 from everest.lists.labels import Label
 from everest.metrics.intervals import TAIL_SHARE, MetricFunction, VideoCounts, bootstrap
 from everest.metrics.names import CLASS_MEANS, METRICS
-from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array
+from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array, label_probabilities
 from everest.system.types import Floats
 
 # Heuristic: if a class has fewer videos than this, their number varies much between resamples, and many
@@ -267,12 +267,9 @@ def mean_loss(predictions: Predictions) -> float:
         if part.task == "regression":  # smooth L1
             errors = np.abs((means[:, 0] - labels) / part.head.std)  # (V,)
             losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
-            continue
-        if part.task == MULTI_LABEL:
-            right = np.where(labels, means, 1 - means)  # (V, C)
         else:
-            right = means[np.arange(len(labels)), labels]  # (V,)
-        losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
+            right = label_probabilities(means, labels, part.task)
+            losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
     return float(np.mean([float(loss) for loss in losses]))
 
 

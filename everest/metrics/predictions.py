@@ -19,6 +19,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
 from everest.system.files import write_table
+from everest.system.types import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,13 @@ def label_array(labels: Sequence[Label], head: Head) -> NDArray[Any]:
     for row, classes in zip(array, labels, strict=True):
         row[list(classes)] = True  # type: ignore[arg-type]
     return array
+
+
+def label_probabilities(probabilities: Floats, labels: NDArray[Any], task: Task) -> Floats:
+    """The probability of each label of classes: (V, C) of a multi-label head, else (V, 1)."""
+    if task == MULTI_LABEL:
+        return np.where(labels, probabilities, 1 - probabilities)
+    return probabilities[np.arange(len(labels)), labels][:, None]
 
 
 def in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from everest.config.heads import MULTI_LABEL, Head
+from everest.metrics.predictions import label_probabilities
 from everest.models.classifier import outputs_of
 from everest.probes.classifiers import Labels
 from everest.system.types import Floats
@@ -124,9 +125,7 @@ def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.fl
     values = outputs.astype(np.float64)
     if head.task == "regression":
         return ((values[:, 0] - labels) / head.std) ** 2
-    likelihood = values if head.task == MULTI_LABEL else values[np.arange(len(labels)), labels][:, None]
-    if head.task == MULTI_LABEL:
-        likelihood = np.where(labels, values, 1 - values)
+    likelihood = label_probabilities(values, labels, head.task)
     return -np.log(np.maximum(likelihood, LEAST_PROBABILITY)).mean(axis=1)
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Final, cast
@@ -50,7 +51,7 @@ from everest.probes.linear import (
 )
 from everest.profiling.timing import measure_reading, open_stage_dataset
 from everest.system.compute import time_calls
-from everest.system.events import Report
+from everest.system.events import Report, ignore_event
 from everest.system.parts import open_parts
 from everest.system.types import Floats
 from everest.video.reader import video_info
@@ -246,10 +247,12 @@ def make_network_candidate(run: Path, samples: Sequence[Sample], validation: Seq
 def predict_centers(module: Classifier, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
     """The outputs (C,) of a classifier for the center view of each readable sample, by its id."""
     model = OpenedModel.of(module, clips=1, crops=1)
-    read = compute_over_videos(model, samples, model.outputs, Passes(batch=READ_BATCH))
+    parts = Passes(batch=READ_BATCH).divide(range(len(samples)))
+    computed = compute_over_videos(
+        model.dataset(samples), parts, model.outputs, train=model.recipe.train, report=ignore_event
+    )
     return {
         sample.video_id: values["outputs"][0].numpy()
-        for pairs in read
-        for sample, values in pairs
+        for sample, values in zip(samples, chain.from_iterable(computed), strict=True)
         if not isinstance(values, Unreadable)
     }

@@ -312,13 +312,6 @@ def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 
     return float(((low <= 0.5) & (high >= 0.5)).mean()), float((high - low).mean())
 
 
-@pytest.mark.parametrize(("groups", "of_bootstrap"), [(4, 0.80), (6, 0.87), (8, 0.89)])
-def test_intervals_of_few_groups_contain_the_mean_more_often_than_the_bootstrap(groups, of_bootstrap):
-    sets = 300
-    grouped, _ = contained([number // 10 for number in range(10 * groups)], size=10, sets=sets)
-    assert grouped > of_bootstrap + 0.03
-
-
 def test_the_interval_of_few_groups_is_wider_by_the_t_distribution():
     right = np.repeat([0.9, 0.8, 0.7, 0.6], 10)
     low, high = bootstrap(lambda counts: {"": counts @ right / counts.sum()}, np.arange(40) // 10)[""]
@@ -382,18 +375,12 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
 @pytest.mark.parametrize(
     ("metric", "is_difference", "expected"),
     [
-        ("top1", False, (0, 50)),
-        ("top1", True, (-7, 50)),
-        ("verb.top1", False, (0, 50)),
-        ("mae", False, (0, 50)),
-        ("mae", True, (-7, 50)),
-        ("r2", False, (-7, 1)),
+        ("verb.top1", False, (0, 100)),
+        ("macro_f1", True, (-100, 100)),
+        ("mae", False, (0, 213)),
+        ("r2", False, (-156.3, 1)),
         ("spearman", True, (-2, 2)),
     ],
 )
 def test_an_interval_has_only_values_that_the_metric_can_have(metric, is_difference, expected):
-    assert limit_interval(metric, (-7, 50), is_difference=is_difference) == expected
-
-
-def test_a_gain_is_at_most_a_hundred_points():
-    assert limit_interval("macro_f1", (-156.3, 213), is_difference=True) == (-100, 100)
+    assert limit_interval(metric, (-156.3, 213), is_difference=is_difference) == expected

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from prepare_commands import touch
+
 MISSING = {  # list and name, as the report tells it
     "ucf101": ("test", "v_HandstandPushups_g02_c01"),
     "hmdb51": ("train", "April_09_brush_hair_u_nm_np1_ba_goo_0"),
@@ -16,12 +18,6 @@ MISSING = {  # list and name, as the report tells it
     "diving48": ("test", "-mmq0PT-u8k_00155"),
     "epic-kitchens-100": ("val", "P02_103"),
 }
-
-
-def _touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 def _write(folder: Path, name: str, text: str) -> None:
@@ -41,7 +37,7 @@ def ucf101(root: Path) -> None:
     for split in (1, 2, 3):
         _write(lists, f"trainlist0{split}.txt", train)
         _write(lists, f"testlist0{split}.txt", test)
-    _touch(
+    touch(
         root / "UCF-101",
         "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
         "ApplyEyeMakeup/v_ApplyEyeMakeup_g25_c07.avi",  # in no list
@@ -57,7 +53,7 @@ def hmdb51(root: Path) -> None:
     for split in (1, 2, 3):
         _write(root / "testTrainMulti_7030_splits", f"brush_hair_test_split{split}.txt", brush)
         _write(root / "testTrainMulti_7030_splits", f"clap_test_split{split}.txt", clap)
-    _touch(
+    touch(
         root,
         "brush_hair/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi",
         "clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi",
@@ -78,7 +74,7 @@ def ssv2(root: Path) -> None:
     val = [{"id": "3", "template": "Dropping [something]"}, {"id": "4", "template": "Holding [something]"}]
     _write(root, "labels/validation.json", json.dumps(val))
     _write(root, "labels/test.json", json.dumps([{"id": "5"}]))
-    _touch(root / "20bn-something-something-v2", "78687.webm", "1.webm", "3.webm", "5.webm", "999.webm")
+    touch(root / "20bn-something-something-v2", "78687.webm", "1.webm", "3.webm", "5.webm", "999.webm")
 
 
 def kinetics(root: Path) -> None:
@@ -92,7 +88,7 @@ def kinetics(root: Path) -> None:
     test = "youtube_id,time_start,time_end,split\nzzzzzzzzzz0,7.0,17.0,test\ntwice______0,50,60,test\n"
     for name, text in (("train", train), ("validate", val), ("test", test)):
         _write(root, f"annotations/{name}.csv", text)
-    _touch(
+    touch(
         root,
         "train/testifying/---QUuC4vJs_000084_000094.mp4",
         "train/--3ouPhoy2A_000020_000030.mp4",
@@ -123,7 +119,7 @@ def oscc(root: Path) -> None:
     for split, clips in (("train", train), ("val", train[:1]), ("test_unannotated", [unlabelled])):
         document = {"split": split, "clips": clips}
         _write(root, f"v2/annotations/fho_oscc-pnr_{split}.json", json.dumps(document))
-    _touch(root / "v2", "pieces/u-1.mp4", "full_scale/v-2.mp4", "clips/c-3.mp4", "full_scale/other.mp4")
+    touch(root / "v2", "pieces/u-1.mp4", "full_scale/v-2.mp4", "clips/c-3.mp4", "full_scale/other.mp4")
 
 
 def diving48(root: Path) -> None:
@@ -137,7 +133,7 @@ def diving48(root: Path) -> None:
     ]
     _write(root, "Diving48_V2_train.json", json.dumps(train))
     _write(root, "Diving48_V2_test.json", json.dumps(test))
-    _touch(root / "rgb", "-9IAfqZnkXk_00000.mp4", "2x00lRzlTVQ_00001.mp4", "unused_00000.mp4")
+    touch(root / "rgb", "-9IAfqZnkXk_00000.mp4", "2x00lRzlTVQ_00001.mp4", "unused_00000.mp4")
 
 
 def epic(root: Path) -> None:
@@ -157,7 +153,7 @@ def epic(root: Path) -> None:
     _write(root, "epic-kitchens-100-annotations/EPIC_100_validation.csv", header + val)
     timestamps = f"{columns},start_frame,stop_frame\n{test}"
     _write(root, "epic-kitchens-100-annotations/EPIC_100_test_timestamps.csv", timestamps)
-    _touch(root, "P01/P01_01.MP4", "P01/videos/P01_11.MP4", "P02/P02_09.MP4", "P02/P02_77.MP4")
+    touch(root, "P01/P01_01.MP4", "P01/videos/P01_11.MP4", "P02/P02_09.MP4", "P02/P02_77.MP4")
 
 
 ARCHIVES: dict[str, Callable[[Path], None]] = {

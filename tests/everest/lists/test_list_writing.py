@@ -30,10 +30,6 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("lists")
 
 
-def there(monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda path: True)
-
-
 @given(
     names=st.lists(NAMES.filter(is_listable), min_size=1, max_size=6),
     labeled=st.booleans(),
@@ -42,7 +38,7 @@ def there(monkeypatch):
 )
 def test_written_lists_are_read_back(folder, names, labeled, segment, data):
     with pytest.MonkeyPatch.context() as patch:
-        there(patch)
+        patch.setattr(Path, "exists", lambda path: True)
         part = {"start": segment[0]} if segment else {}
         of_name = {name: (data.draw(st.integers(0, 9)),) for name in dict.fromkeys(names)}
         labels = [of_name[name] if labeled else () for name in names]

@@ -49,13 +49,6 @@ def bad(result):
     return {Path(row["path"]).name: row["reason"] for row in result["bad"]}
 
 
-def put(clip_files: Path, *folders: Path) -> None:
-    """Copy a clip into each folder, another into each one."""
-    for number, folder in enumerate(folders):
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_files / f"clip{number}.mp4", folder)
-
-
 def test_exactly_the_bad_files_of_a_real_collection_are_found(shared: Path, tmp_path: Path):
     result = check(shared / "videos" / "odd", output=tmp_path, code=4)
     assert bad(result).keys() == BAD_IN_ODD.keys()
@@ -218,7 +211,9 @@ def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files
             assert f"{file}: expected a list or a folder of videos, not a {what}" in message
         message = refused("prepare annotations", file, code=4)
         assert f"{file}: expected a file of annotations, not a {what}" in message
-    put(clip_files, tmp_path / "all" / "run", tmp_path / "all" / "walk")
+    for number, name in enumerate(("run", "walk")):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        shutil.copy(clip_files / f"clip{number}.mp4", tmp_path / "all" / name)
     shutil.copy(clip_files / "clip3.mp4", tmp_path / "all" / "loose.mp4")
     shown = checked(tmp_path / "all", "-o", tmp_path / "out")
     assert "left out, next to the class folders and without a class: loose.mp4" in shown.stderr

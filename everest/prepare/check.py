@@ -190,9 +190,8 @@ def _check_files(
             checked = {row["path"]: CheckedFile(**row) for unit in earlier for row in unit}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
-                is_complete = file.width > 0 or file.reason is not None  # earlier versions wrote neither
                 version = video_version(parse_location(file.path))
-                if file.lasting and is_complete and version == (file.size, file.version):
+                if file.lasting and version == (file.size, file.version):
                     results[file.path] = file
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({folder})"))

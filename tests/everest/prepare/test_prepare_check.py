@@ -183,16 +183,6 @@ def kept_results(folder: Path) -> list[dict[str, Any]]:
     return [row for results in joined.results for row in results]
 
 
-def test_a_file_checked_by_an_earlier_version_is_checked_again(tmp_path: Path):
-    write_class(tmp_path / "data", (25,))
-    check(tmp_path / "data", output=tmp_path)
-    (entry,) = kept_results(tmp_path)
-    with open_parts(tmp_path / "checked_videos", PLAN, restart=True) as parts:
-        parts.add(0, [{key: entry[key] for key in entry.keys() - {"height", "width", "fps"}}], {})
-    check(tmp_path / "data", output=tmp_path)
-    assert kept_results(tmp_path)[-1] == entry
-
-
 def test_the_lengths_of_the_videos_of_a_recipe_are_reported(videos: Path, tmp_path: Path):
     options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null"]
     result = check(*options, output=tmp_path / "out")

@@ -7,7 +7,6 @@ from itertools import cycle
 from typing import Final
 
 from everest.errors import DataError
-from everest.inference.jobs import LongJob
 from everest.inference.opened_model import OpenedModel
 from everest.inference.videos import Passes, compute_over_windows
 from everest.inference.windows import Unreadable
@@ -20,21 +19,17 @@ TIMED_SECONDS: Final = 5.0  # default: seconds for which windows are timed
 
 
 def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Passes) -> dict[str, float] | None:
-    """Time the windows of a timeline, as `time_timeline`; None if the model has no default window."""
-    if windows.window is None and not has_windows(model):
-        return None
-    return time_timeline(timeline_job(model, samples, windows))
-
-
-def time_timeline(job: LongJob) -> dict[str, float]:
-    """Time the windows of a timeline over its videos in turn, in this process.
+    """Time the windows of a timeline over videos in turn, in this process.
 
     Returns:
         `window` and `step` in seconds, `batch` (windows in a forward pass), and `hours_per_hour`: hours of
-        long recordings that an hour covers, with a window at each step.
+        long recordings that an hour covers, with a window at each step. None: there is no default window.
     Raises:
         DataError: no window could be read within TIMED_SECONDS.
     """
+    if windows.window is None and not has_windows(model):
+        return None
+    job = timeline_job(model, samples, windows)
     lengths: list[float] = []  # seconds per intact window
 
     def compute_passes() -> Iterator[None]:

@@ -7,7 +7,6 @@ the predicted bouts, as high as their mean probability. Bouts of a person are bl
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +17,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.config.heads import Head
-from everest.errors import DataError, first_names
+from everest.errors import DataError
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure, shorten
 from everest.system.text import plural
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout
@@ -33,8 +32,7 @@ CLASS_COLORS: Final = (
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
 MOST_PANELS: Final = 24  # heuristic: only the first panels are drawn; the figure counts the others
-MOST_LANES: Final = 20  # heuristic: the classes with most seconds in all panels; the figure counts the others
-MOST_NAMED: Final = 6  # classes without a lane that the figure names
+MOST_LANES: Final = 20  # heuristic: only the first lanes of a panel are drawn; its title counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 MOST_SCALES: Final = 4.0  # heuristic: longest / shortest recording up to which all share a time scale
 LANE_GAP: Final = 0.15  # share of a lane between its bars and the next lane
@@ -60,18 +58,18 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     shown_panels = panels[:MOST_PANELS]
-    seconds_by_class = _sum_class_seconds(shown_panels)
+    lanes_of = {head: _find_lanes(timelines, head, shown_panels) for head in heads}
     ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
     is_one_scale = max(ends) <= MOST_SCALES * min(ends)
     heights = [  # inches for the title and the seconds, and for a curve or lanes
-        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), MOST_LANES))
-        for (_, head, *_), lanes in zip(shown_panels, seconds_by_class, strict=True)
+        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes_of[head]), 2), MOST_LANES))
+        for _, head, *_ in shown_panels
     ]
     with saved_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(shown_panels), squeeze=False, height_ratios=heights)[:, 0]
-        for area, panel, lanes in zip(axes, shown_panels, seconds_by_class, strict=True):
-            recording, head, predicted, of_person = panel
+        for area, (recording, head, predicted, of_person) in zip(axes, shown_panels, strict=True):
             title_parts = [Path(recording.video).name, head.name]
+            lanes, names = lanes_of[head], timelines.classes.names_of_head(head)
             if head.task == "regression":
                 column = sum(each.outputs for each in heads[: heads.index(head)])
                 centers = (recording.starts + recording.ends) / 2
@@ -80,68 +78,45 @@ def draw_timelines(
                 area.set_ylabel("predicted value")
                 area.grid(alpha=0.3)
             else:
-                _draw_lanes(area, predicted, of_person, lanes, timelines.classes.names_of_head(head))
+                _draw_lanes(area, predicted, of_person, lanes[:MOST_LANES], names)
                 if len(lanes) > MOST_LANES:
                     title_parts.append(f"{plural(len(lanes) - MOST_LANES, 'other class')} not shown")
             area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
             start, end = recording.extent
             area.set_xlim(start, start + max(ends) if is_one_scale else end)
         axes[-1].set_xlabel("seconds")
-        notes = [LEGEND] if any(seconds_by_class) else []
+        notes = [LEGEND] if any(lanes_of.values()) else []
         notes += ["Black bars: the given annotations."] if labeled else []
-        if absent := _find_absent_classes(timelines, seconds_by_class):
-            never = "Never predicted or annotated" if labeled else "Never predicted"
-            notes.append(f"{never}: {first_names(absent, MOST_NAMED)}.")
         if len(panels) > MOST_PANELS:
             notes.append(f"{plural(len(panels) - MOST_PANELS, 'other panel')} not shown.")
-        figure.supxlabel(escape_dollars("  ".join(notes)), fontsize=10)
+        figure.supxlabel("  ".join(notes), fontsize=10)
     return figure
 
 
-def _find_absent_classes(timelines: Timelines, seconds_by_class: Sequence[Mapping[str, object]]) -> list[str]:
-    """The classes of a model that have no lane."""
-    heads = [head for head in timelines.classes.heads if head.task != "regression"]
-    names = dict.fromkeys(name for head in heads for name in timelines.classes.names_of_head(head))
-    drawn = {BACKGROUND}.union(*seconds_by_class)
-    return [name for name in names if name not in drawn]
-
-
-def _sum_class_seconds(panels: Sequence[Panel]) -> list[dict[str, list[float]]]:
-    """The predicted and true seconds of each class in each panel, in the order of the lanes."""
-    seconds_by_class: list[dict[str, list[float]]] = []  # predicted and true seconds of each panel
-    totals: Counter[str] = Counter()  # seconds of each class in all panels
-    occurring: dict[str, set[str]] = defaultdict(set)  # the classes in the panels of each head
-    for _, head, predicted, of_person in panels:
-        seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for bout in predicted:
-            seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
-        for bout in of_person:
-            if bout.label not in (BACKGROUND, UNSCORED):
-                seconds[bout.label][1] += bout.seconds
-        seconds_by_class.append(seconds)
-        totals.update({name: sum(parts) for name, parts in seconds.items()})
-        occurring[head.name].update(seconds)
-    # All panels of a head have the same lanes: the class with most seconds first, background last.
-    ranked = sorted(totals, key=lambda name: (name == BACKGROUND, -totals[name]))
-    return [
-        {name: lanes[name] for name in ranked if name in occurring[head.name]}
-        for (_, head, *_), lanes in zip(panels, seconds_by_class, strict=True)
-    ]
+def _find_lanes(timelines: Timelines, head: Head, panels: Sequence[Panel]) -> list[str]:
+    """The classes that occur in the panels of a head, in the model's order; background is last."""
+    names = [] if head.task == "regression" else timelines.classes.names_of_head(head)
+    occurring: set[str] = set()
+    for _, head_of_panel, predicted, of_person in panels:
+        if head_of_panel == head:
+            occurring |= {bout.label or BACKGROUND for bout in predicted}
+            occurring |= {bout.label for bout in of_person} - {BACKGROUND, UNSCORED}
+    ordered = dict.fromkeys([*names, *sorted(occurring)])
+    return sorted((name for name in ordered if name in occurring), key=lambda name: name == BACKGROUND)
 
 
 def _draw_lanes(
     panel: Axes,
     predicted: Sequence[PredictedBout],
     labeled: Sequence[Bout],
-    seconds: Mapping[str, Sequence[float]],
+    lanes: Sequence[str],
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
     share = 0.3 if labeled else 0.0  # share of a lane for the bars of a person
     full = 1 - LANE_GAP - share  # height of a probability of 1, as a share of a lane
-    texts = []
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(CLASS_COLORS), strict=False))
-    for lane, name in enumerate(list(seconds)[:MOST_LANES]):
+    for lane, name in enumerate(lanes):
         color = colors.get(name, "black")
         bouts = [bout for bout in predicted if (bout.label or BACKGROUND) == name]
         times = [(bout.start, bout.end) for bout in bouts]
@@ -151,15 +126,11 @@ def _draw_lanes(
             _draw_bars(panel, times, -lane - 1, [full * bout.probability for bout in bouts], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - LANE_GAP - share, [share] * len(true), "black")
-        text = shorten(name, 40)
-        # Without annotations, nobody knows how wrong the sum of the bouts is.
-        if labeled and name != BACKGROUND:
-            text += "  {:.1f} s, true {:.1f} s".format(*seconds[name])
-        texts.append(escape_dollars(text))
-    panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
-    panel.set_ylim(-max(len(texts), 1), 0)
+    labels = [escape_dollars(shorten(name, 40)) for name in lanes]
+    panel.set_yticks([-lane - 0.5 for lane in range(len(lanes))], labels)
+    panel.set_ylim(-max(len(lanes), 1), 0)
     panel.grid(alpha=0.3, axis="x")
-    if not texts:
+    if not lanes:
         panel.text(0.5, 0.5, "no class is present", transform=panel.transAxes, ha="center", va="center")
 
 

@@ -36,7 +36,6 @@ from everest.video.frame_borders import VideoTimes
 from everest_workflows.recordings.bouts import (
     NO_RULES,
     BoutRules,
-    PredictedBout,
     PredictedBouts,
     WindowSpans,
     find_bouts,
@@ -94,32 +93,10 @@ class Timelines:
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about the recordings that have no window, and about bouts that the rules erase."""
+        """Sentences about the recordings that have no window."""
         empty = [video.video for video in self.videos if not len(video.starts)]
         count = f"{len(empty)} of {plural(len(self.videos), 'recording')}"
-        notices = [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
-        if lost := self._find_lost():
-            count = (
-                f"{plural(len(lost), 'bout')} of up to {max(each.end - each.start for each in lost):.3g} s"
-            )
-            notices.append(
-                f"{self.rules.options()}: smoothing lowers {count} below the limit; use a lower one"
-            )
-        return notices
-
-    def _find_lost(self) -> list[PredictedBout]:
-        """The bouts that --background or --threshold leaves out only because of --smooth."""
-        if not self.rules.smooth or self.rules.background is None is self.rules.threshold:
-            return []
-        open_rules = replace(self.rules, background=None, threshold=None)
-        rules = replace(self.rules, smooth=0.0), open_rules, self.rules
-        lost = []
-        for sharp, smooth, kept in zip(*map(self.bouts, rules), strict=True):
-            for head, bouts in sharp.items():
-                lost += [
-                    bout for bout in bouts if _is_in(bout, smooth[head]) and not _is_in(bout, kept[head])
-                ]
-        return [bout for bout in lost if bout.has_class]
+        return [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
 
     def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
         """Return the bouts of each recording by these rules; None: by the rules of the timelines."""
@@ -205,11 +182,6 @@ class Timelines:
         return cls(classes=classes, videos=videos, rules=rules, **texts)
 
 
-def _is_in(bout: PredictedBout, bouts: Sequence[PredictedBout]) -> bool:
-    """Whether a bout overlaps a bout of the same class."""
-    return any(each.index == bout.index and each.start < bout.end and bout.start < each.end for each in bouts)
-
-
 _CLASSES: Final = TypeAdapter(Classes)
 _RULES: Final = TypeAdapter(BoutRules)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
@@ -287,25 +259,30 @@ def has_windows(model: OpenedModel) -> bool:
 
 def _read_trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows of the `everest train` that made some weights; None: unknown."""
-    if (file := _find_project(weights)) is None:
-        return None
-    fix = "restore the file, or give --window"
-    with damage_errors(file, fix=fix):
-        seconds = load_json(file, fix=fix)["window"]
-        return None if seconds is None else float(seconds)  # None: of videos, not of recordings
+    document = _read_project(weights)
+    return None if document is None else document["window"]
 
 
 def read_trained_group(weights: Path, name: str = "group") -> str | None:
     """The --group (or --subject) of the `everest train` that made some weights; None: none, or unknown."""
-    if (file := _find_project(weights)) is not None:
-        with suppress(RecipeError), damage_errors(file, fix="restore the file"):
-            return load_json(file, fix="restore the file")["request"][name]
+    with suppress(RecipeError):
+        document = _read_project(weights)
+        return None if document is None else document["request"].get(name)
     return None
 
 
-def _find_project(weights: Path | None) -> Path | None:
-    """The project file of the `everest train` that made some weights; None if there is none."""
+def _read_project(weights: Path | None) -> dict[str, Any] | None:
+    """The project of the `everest train` that made some weights; None: another program, or another folder."""
     run = Path() if weights is None else weights.absolute().parent
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
     file = project / PROJECT_FILE
-    return file if run.name in (MODEL_FOLDER, FINETUNE_FOLDER) and file.is_file() else None
+    if run.name not in (MODEL_FOLDER, FINETUNE_FOLDER) or not file.is_file():
+        return None
+    fix = "restore the file, or give --window"
+    with damage_errors(file, fix=fix):
+        document = load_json(file, fix=fix)
+        seconds = document["window"]  # None: of videos, not of recordings
+        return {
+            "window": None if seconds is None else float(seconds),
+            "request": dict(document.get("request", {})),
+        }

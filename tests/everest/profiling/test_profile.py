@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.config.yaml import read_yaml
 from everest.errors import DataError, RecipeError
+from everest.inference.videos import Passes
 from everest.lists.sample import Sample
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import Macs, count_macs, count_tokens
@@ -291,8 +292,6 @@ def test_a_frozen_tokenizer_is_counted_separately():
 def test_a_timeline_without_windows_ends_in_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(speed, "TIMED_SECONDS", 0.0)
     monkeypatch.setattr(speed, "compute_over_windows", lambda *_: iter(()))
-    job: Any = SimpleNamespace(
-        model=SimpleNamespace(outputs=None), samples=[Sample(path="empty.mp4")], passes=None
-    )
+    model: Any = SimpleNamespace(outputs=None)
     with pytest.raises(DataError, match=r"empty.mp4: no intact window within 0 s"):
-        speed.time_timeline(job)
+        speed.time_windows(model, [Sample(path="empty.mp4")], Passes(window=1.0))

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
-from xml.etree.ElementTree import SubElement
+from xml.etree.ElementTree import Element, SubElement
 
 from everest.errors import shorten
 from everest.video.frame_borders import VideoTimes
@@ -37,6 +37,7 @@ from everest_workflows.annotations.records import LeftOut, Unread, record_errors
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIME_UNIT: Final = "milliseconds"
+ALIGNED: Final = "ALIGNABLE_ANNOTATION"  # an annotation with times
 REFERENCE: Final = "REF_ANNOTATION"  # an annotation that refers to another one
 ASSOCIATION: Final = "Symbolic_Association"
 MOST_LEVELS: Final = 9  # heuristic: of annotations that refer to each other
@@ -96,40 +97,41 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             left_out[f"media file {shorten(name)}" if is_further else "other media file"] += 1
 
 
-def _read_bouts(root: ElementTree.Element, video: str, offset: int, left_out: LeftOut) -> Iterator[Bout]:
+def _read_bouts(root: Element, video: str, offset: int, left_out: LeftOut) -> Iterator[Bout]:
     """Yield the bouts of all tiers in a video, which is at `offset` milliseconds at ELAN's time 0."""
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     kinds = {kind.get("LINGUISTIC_TYPE_ID"): kind.get("CONSTRAINTS") for kind in root.iter("LINGUISTIC_TYPE")}
-    aligned: dict[ElementTree.Element, list[tuple[ElementTree.Element, Milliseconds]]] = {}  # by tier
-    parents: dict[str | None, str | None] = {}  # of each annotation that has the times of another one
+    spans: dict[Element, Milliseconds] = {}  # of each annotation with times
+    tiers: list[Element] = []  # whose times can be read
     for tier in root.iterfind("TIER"):
         with _reading_tier(tier, video, left_out):
-            annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
-            aligned[tier] = list(zip(annotations, _align(annotations, slots), strict=True))
-        if kinds.get(tier.get("LINGUISTIC_TYPE_REF")) == ASSOCIATION:
-            referring = tier.iter(REFERENCE)
-            parents |= {each.get("ANNOTATION_ID"): each.get("ANNOTATION_REF") for each in referring}
-    spans = {each.get("ANNOTATION_ID"): span for pairs in aligned.values() for each, span in pairs}
-    for tier, pairs in aligned.items():
+            spans |= _align(list(tier.iter(ALIGNED)), slots)
+            tiers.append(tier)
+    by_id = {each.get("ANNOTATION_ID"): each for each in spans}
+    associated = [tier for tier in tiers if kinds.get(tier.get("LINGUISTIC_TYPE_REF")) == ASSOCIATION]
+    for _ in range(MOST_LEVELS):
+        for annotation in (each for tier in associated for each in tier.iter(REFERENCE)):
+            if (parent := by_id.get(annotation.get("ANNOTATION_REF"))) is not None:
+                spans[annotation] = spans[parent]
+                by_id.setdefault(annotation.get("ANNOTATION_ID"), annotation)
+    for tier in tiers:
         name = tier.attrib["TIER_ID"]
+        annotations = list(tier.iter(ALIGNED))
         for annotation in tier.iter(REFERENCE):
-            key = annotation.get("ANNOTATION_ID")
-            for _ in range(MOST_LEVELS):
-                key = parents.get(key, key)
-            if key in spans and _text(annotation):
-                pairs.append((annotation, spans[key]))
+            if annotation in spans and _text(annotation):
+                annotations.append(annotation)
             else:
-                what = "text" if key in spans else "times"
+                what = "text" if annotation in spans else "times"
                 left_out[f"annotation without {what} of the tier '{shorten(name)}'"] += 1
-        texts = [_text(annotation) for annotation, _ in pairs]
+        texts = list(map(_text, annotations))
         is_mark = len(set(texts)) == 1 and texts[0].casefold() in HAPPENS
         if is_mark and tier.get("ANNOTATOR") in ORIGINS:  # `write` names a tier of the class `1` so
             is_mark = not name.startswith(f"{texts[0]} ")
         with _reading_tier(tier, video, left_out) as record:
             person: Any = {"subject": record.subject, "observer": record.observer}
             person["origin"] = read_origin(tier.get("ANNOTATOR", "").strip())
-            for (_, span), text in zip(pairs, texts, strict=True):
-                first, last = span[0] + offset, span[1] + offset
+            for annotation, text in zip(annotations, texts, strict=True):
+                first, last = (time + offset for time in spans[annotation])
                 if first < 0 and last <= 0:
                     left_out["annotation before the first frame"] += 1
                     continue
@@ -138,12 +140,12 @@ def _read_bouts(root: ElementTree.Element, video: str, offset: int, left_out: Le
                 yield Bout(video=video, start=start, end=end, label=label, **person)
 
 
-def _text(annotation: ElementTree.Element) -> str:
+def _text(annotation: Element) -> str:
     return (annotation.findtext("ANNOTATION_VALUE") or "").strip()
 
 
 @contextmanager
-def _reading_tier(tier: ElementTree.Element, video: str, left_out: LeftOut) -> Iterator[Unread]:
+def _reading_tier(tier: Element, video: str, left_out: LeftOut) -> Iterator[Unread]:
     """Keep an error about a tier, with its annotator and participant."""
     annotator = tier.get("ANNOTATOR", "").strip()
     name = f"tier '{shorten(tier.attrib['TIER_ID'])}'"
@@ -152,30 +154,29 @@ def _reading_tier(tier: ElementTree.Element, video: str, left_out: LeftOut) -> I
         yield record
 
 
-def _align(annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None]) -> list[Milliseconds]:
-    """The start and end in milliseconds of each annotation of a tier.
+def _align(annotations: Sequence[Element], slots: Mapping[str, str | None]) -> dict[Element, Milliseconds]:
+    """The start and end in milliseconds of each annotation of a tier, in the order of time.
 
     Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
     between the neighboring borders evenly.
     """
-    pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
-    times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
-    starts = {start for start, _ in pairs}
-    for index, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
-        if not times.keys() & {end, start} and end not in starts:
-            pairs[index] = end, after  # each of the parts has its own slot at their border
-    next_border = dict(pairs)
-    for first in [start for start, end in pairs if start in times and end not in times]:
-        chain = [first, next_border[first]]
-        while chain[-1] not in times and chain[-1] in next_border and len(chain) <= len(pairs):
-            chain.append(next_border[chain[-1]])
-        if chain[-1] in times:
-            start_time, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
-            times |= {slot: start_time + length * index // parts for index, slot in enumerate(chain)}
-    for pair, annotation in zip(pairs, annotations, strict=True):
-        if not times.keys() >= {*pair}:
+    spans: dict[Element, Milliseconds] = {}
+    parts: list[Element] = []  # the annotations since the last border with a time
+    start: int | None = None
+    for annotation in annotations:
+        first, last = (slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2))
+        if first:
+            parts, start = [], int(first)
+        parts.append(annotation)
+        if last and start is not None:
+            length = int(last) - start
+            borders = [start + length * index // len(parts) for index in range(len(parts) + 1)]
+            spans |= zip(parts, pairwise(borders), strict=True)
+            parts, start = [], None
+    for annotation in annotations:
+        if annotation not in spans:
             raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
-    return [(times[start], times[end]) for start, end in pairs]
+    return spans
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -195,7 +196,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         if start < end:  # false for a second point event in the same millisecond
             spans.append((start, end))
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
+    root = Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
     root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS=TIME_UNIT)
     url = Path(video).absolute().as_uri() if Path(video).exists() else video
@@ -218,7 +219,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
             first, last = f"ts{len(slots) + 1}", f"ts{len(slots) + 2}"
             slots += zip(span, (first, last), strict=True)
             ids = {"ANNOTATION_ID": f"a{len(slots) // 2}", "TIME_SLOT_REF1": first, "TIME_SLOT_REF2": last}
-            annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", ids)
+            annotation = SubElement(SubElement(tier, "ANNOTATION"), ALIGNED, ids)
             SubElement(annotation, "ANNOTATION_VALUE").text = label
     for time, name in sorted(slots, key=lambda slot: slot[0]):
         SubElement(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))

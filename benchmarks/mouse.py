@@ -101,8 +101,8 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
     """The budgets of several draws, whose windows are filled from the ground truth.
 
     Returns:
-        For each class the true and the model's seconds and bouts, the estimate of each draw with the ends of
-        its 95 % interval, and how many of these contain the true number.
+        For each class the true and the model's seconds, the estimate of each draw with the ends of its 95 %
+        interval, and how many of these contain the true seconds.
     """
     bouts, checked, found = read_annotations(truth), timeline.with_name("checked.csv"), {}
     rows = [f"{bout.video},{bout.start!r},{bout.end!r},{bout.label}\n" for bout in bouts]
@@ -112,14 +112,12 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
         everest(*options, *draw, "--output", checked, "--overwrite")
         checked.write_text(checked.read_text().replace("to check", "checked") + "".join(rows))
         document = json.loads(everest(*options, "--checked", checked, "--json"))
-        for entry in document["classes"]:
-            seconds = [bout.seconds for bout in bouts if bout.label == entry["name"]]
-            for what, true in (("seconds", sum(seconds)), ("bouts", len(seconds))):
-                row, of_class = entry[what], found.setdefault(entry["name"], {})
-                known = {"true": round(true, 1), "model": round(row["naive"], 1), "contain": 0, "draws": []}
-                numbers = of_class.setdefault(what, known)
-                numbers["contain"] += row["interval"][0] <= true <= row["interval"][1]
-                numbers["draws"].append([round(end, 1) for end in (row["estimate"], *row["interval"])])
+        for row in document["rows"]:
+            true = sum(bout.seconds for bout in bouts if bout.label == row["class"])
+            known = {"true": round(true, 1), "model": round(row["model"], 1), "contain": 0, "draws": []}
+            numbers = found.setdefault(row["class"], known)
+            numbers["contain"] += row["interval"][0] <= true <= row["interval"][1]
+            numbers["draws"].append([round(end, 1) for end in (row["seconds"], *row["interval"])])
     return {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "classes": found}
 
 

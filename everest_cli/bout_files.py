@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from everest.errors import RecipeError
 from everest.system.files import check_new_file, refuse_inputs
+from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.options import option
 
@@ -95,3 +96,19 @@ def check_outputs(
             refuse_inputs(path, inputs, option=option_name)
             check = check_figure_path if option_name == "--plot" else check_new_file
             check(path, option=option_name, overwrite=overwrite)
+
+
+def agreement_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the agreement of two observers: a line for each behavior."""
+    observers = document["observers"]
+    kappa = "" if document["kappa"] is None else f", kappa {document['kappa']:.2f}"
+    videos = plural(document["videos"], "video")
+    yield f"{' and '.join(observers)}, {videos}, {document['seconds']:.1f} s{kappa}"
+    width = max(len(row["behavior"]) for row in [{"behavior": "behavior"}, *document["agreement"]])
+    titles = "kappa", "bout F1", *(f"{name} s" for name in observers)
+    yield f"  {'behavior':<{width}}" + "".join(f"  {title:>11}" for title in titles)
+    for row in document["agreement"]:
+        cells = ["-" if row["kappa"] is None else f"{row['kappa']:.2f}"]
+        cells.append("-" if row["bout_f1"] is None else f"{row['bout_f1']:.1f}")
+        cells += [f"{seconds:.1f}" for seconds in row["seconds"].values()]
+        yield f"  {row['behavior']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
-from everest.errors import DataError, UserError, first_names
+from everest.errors import DataError, first_names
 from everest.system.files import write_table
 from everest.system.text import plural
 from everest_cli import options as o
@@ -22,21 +22,24 @@ from everest_cli.output import print_json, say
 from everest_cli.timeline import RuleOptions, group_recordings
 
 if TYPE_CHECKING:
+    from everest.config.heads import Head
     from everest_workflows.annotations.bout import Bout, Bouts
     from everest_workflows.annotations.codings import BoutFilter
-    from everest_workflows.recordings.time_budget import Extents, FootageWindow
+    from everest_workflows.recordings.footage import Extents, FootageWindow
 
 PAGE_SUFFIX: Final = ".html"  # suffix of the page of drawn windows, beside their list
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
 class Recordings(NamedTuple):
-    """The recordings of a saved timeline that have windows."""
+    """The recordings of a saved timeline that have windows, and the model."""
 
     paths: Mapping[str, str]  # of the files
     extents: Extents
     predicted: Mapping[str, list[Bout]]  # bouts by recording
     classes: Sequence[str]
+    head: Head
+    model: str  # as the command that saved the timeline named it
     smooth: float  # seconds over which the probabilities are averaged
     command: Sequence[str]  # estimates the budget, once a list of checked windows is added
 
@@ -58,6 +61,9 @@ def budget(
     timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
     checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
     whose: o.WhoseOptions,
+    plan: bool = option(
+        "--plan", "Plan how many windows to check, from the folds of `everest train`.", False
+    ),
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=1),
     window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
@@ -76,11 +82,13 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest_workflows.recordings.time_budget import draw_windows, window_length
+    from everest_workflows.recordings.footage import draw_windows, window_length
 
     refuse(
         {
-            "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
+            "give --plan, --draw N and --output LIST, or --checked F": not (plan or draw or checked),
+            "--plan: leave out --draw, --checked, --output and --plot": plan
+            and (draw or checked or output or plot),
             "--draw N: needs --output, the list to write": draw is not None and output is None,
             "--draw 1: an interval needs at least 2 windows": draw == 1 and not checked,
             "--plot needs --checked, and no --draw": plot and (draw or not checked),
@@ -90,9 +98,15 @@ def budget(
     footage = _read_footage(timeline, rules)
     labeled, drawn_by = {}, None
     if checked is not None:
-        labeled, drawn_by = _read_checked(checked, footage, whose_bouts, group)
+        labeled, drawn_by = _read_checked(checked, footage, whose_bouts)
+    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
+    refuse({other: draw and group and drawn_by and group != drawn_by})
     group = group or drawn_by
     groups = {} if group is None else group_recordings(group, footage.extents)
+    if plan:
+        rows = _plan(footage, groups, window)
+        (print_json if as_json else _print_plan)(rows)
+        return
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
@@ -106,17 +120,18 @@ def budget(
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
-    document = _estimate(footage, labeled, window, groups, drawn_by)
+    strata = [] if drawn_by is None else [*group_recordings(drawn_by, footage.extents).values()]
+    document = _estimate(footage, labeled, window, groups, strata)
     if output is not None:
-        write_table(output, _make_table(document))
+        write_table(output, _make_table(document["rows"]))
     if plot is not None:
         from everest_workflows.recordings.timeline_figure import draw_budget
 
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
-        command = footage.command_with(checked, whose, document["window"], group)
-        say(*_list_notes(document, command))
+        command = footage.command_with(checked, whose, document["window"], drawn_by)
+        say(*_list_notes(document, command, len(strata)))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
@@ -137,9 +152,11 @@ def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
         if len(recording.starts)
     }
     command = "everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()
-    classes = timelines.classes.names_of_head(timelines.classes.heads[0])
+    (head,) = timelines.classes.heads
+    classes = timelines.classes.names_of_head(head)
     paths = {each.video: each.path for each in timelines.videos if each.video in predicted}
-    return Recordings(paths, timelines.extents, predicted, classes, by_rules.smooth, command)
+    model = classes, head, timelines.model
+    return Recordings(paths, timelines.extents, predicted, *model, by_rules.smooth, command)
 
 
 def _find_recordings(paths: Mapping[str, str], timeline: Path) -> dict[str, str]:
@@ -157,9 +174,7 @@ def _find_recordings(paths: Mapping[str, str], timeline: Path) -> dict[str, str]
     return found
 
 
-def _read_checked(
-    file: Path, footage: Recordings, whose: BoutFilter, group: str | None
-) -> tuple[Bouts, str | None]:
+def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> tuple[Bouts, str | None]:
     """Read the checked bouts of each recording, and the --group of the draw; None: all recordings."""
     from everest_workflows.annotations.codings import read_video_annotations
     from everest_workflows.annotations.formats import is_header
@@ -179,11 +194,42 @@ def _read_checked(
         _, header, rows = read_table(file, is_header)
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
         drawn_by = next(filter(None, found), None)
-    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
-    refuse({other: group and drawn_by and group != drawn_by})
-    if group and not drawn_by:
-        say(f"{file}: has no column {GROUP_COLUMN!r}: its windows count as drawn in all recordings together")
     return {video: labels.bouts.get(video, []) for video in footage.extents}, drawn_by
+
+
+def _plan(
+    footage: Recordings, groups: Mapping[str, Sequence[str]], window: float | None
+) -> list[dict[str, Any]]:
+    """Return the document of --plan --json."""
+    from everest_workflows.recordings.footage import FIRST_WINDOW
+    from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests
+
+    tests = read_fold_tests(footage.model, footage.head, footage.classes)
+    return plan_windows(footage.extents, groups, tests, window or FIRST_WINDOW)
+
+
+def _print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each number of windows: half-widths in all recordings, or in the worst group."""
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    parts = {
+        "all recordings": groups[:1],
+        f"the worst of {len(groups) - 1} groups, windows of each": groups[1:],
+    }
+    for title, of_title in parts.items():
+        of_part = [row for row in rows if row["group"] in of_title]
+        for place, windows in enumerate(sorted({row["windows"] for row in of_part})):
+            found = [row for row in of_part if row["windows"] == windows]
+            percents = {
+                name: max(100 * row["half_width"][name] / row["footage"] for row in found)
+                for name in found[0]["half_width"]
+            }
+            if not place:
+                columns = "".join(f"{name:>12}" for name in percents)
+                typer.echo(
+                    f"{title}: half of the 95 % interval, in % of the time\n  windows  minutes{columns}"
+                )
+            halves = "".join(f"{percent:>12.1f}" for percent in percents.values())
+            typer.echo(f"  {windows:>7}{found[0]['minutes']:>9.1f}{halves}")
 
 
 def _estimate(
@@ -191,85 +237,75 @@ def _estimate(
     labeled: Bouts,
     window: float | None,
     groups: Mapping[str, Sequence[str]],
-    drawn_by: str | None,
+    strata: Sequence[Sequence[str]],
 ) -> dict[str, Any]:
-    """Return the document of --json: estimates for all recordings and each group, and the methods."""
+    """Return the document of --json: rows for all recordings and each group, and the methods."""
     from everest import __version__
     from everest_workflows.recordings.time_budget import compute_time_budget
 
-    estimate = partial(compute_time_budget, classes=footage.classes)
-    parts: list[Mapping[str, Any]] = [footage.extents, footage.predicted, labeled]  # each maps recordings
-    document = estimate(*parts, window=window, strata=[*groups.values()] if drawn_by else [])
-    if groups:
-        document["groups"] = {}
-    for name, videos in groups.items():
-        parts_of_group = ({video: part[video] for video in videos} for part in parts)
-        try:
-            document["groups"][name] = estimate(*parts_of_group, window=document["window"])
-        except UserError as error:
-            say(f"{name}: {error}")
+    amounts: list[Any] = [footage.extents, footage.predicted, labeled]
+    options: dict[str, Any] = {"window": window, "classes": footage.classes}
+    document = compute_time_budget(*amounts, **options, strata=strata, groups=groups)
     windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
     averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
-    stratified = " in each group of recordings" if drawn_by else ""
+    stratified = " in each group of recordings" if strata else ""
+    pooled = " Error rates were pooled over the groups (random effects)." if groups else ""
     document["methods"] = (  # text for a publication
-        "The seconds and bouts of each class were estimated by prediction-powered inference (arXiv "
-        f"2301.09633), with 95 % intervals of the t distribution. A model of everest {__version__} predicted "
-        f"all {document['footage']:.1f} s of footage{averaged}. Its mean error in {windows}, drawn at random"
-        f"{stratified} and watched by a person, corrected its predictions for the windows that were not "
-        "watched. Two windows with the largest possible error were added to the variance, as rare bouts "
-        "may be in no watched window; no total is below what the person saw."
+        f"A model of everest {__version__} predicted all {document['footage']:.1f} s of footage{averaged}. A "
+        f"person watched {windows}, drawn at random{stratified}. The seconds and bouts of each class were "
+        "estimated by prediction-powered inference with power tuning (Angelopoulos et al. 2023, arXiv "
+        f"2311.01453), with 95 % score intervals (Wilson 1927).{pooled}"
     )
     return document
 
 
-def _make_table(document: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    """Yield the rows of a CSV with all estimates; `group` is empty for all recordings together."""
-    yield "group", "class", "amount", "model", "checked", "estimate", "low", "high"
-    for name, part in {"": document, **document.get("groups", {})}.items():
-        for entry in part["classes"]:
-            for quantity in ("seconds", "bouts"):
-                row = entry[quantity]
-                values = *(row[key] for key in ("naive", "checked", "estimate")), *row["interval"]
-                yield name, entry["name"], quantity, *map(str, values)
+def _make_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
+    """Yield the rows of a CSV, one for each group and class; `group` is empty for all recordings together."""
+    plain = "group", "class", "seconds", "percent", "minutes_per_hour", "bouts", "mean_bout", "se"
+    yield *plain, "low", "high", "model", "watched_only", "watched_only_low", "watched_only_high"
+    for row in rows:
+        alone = row["watched_only"]
+        values = *(row[name] for name in plain), *row["interval"], row["model"], alone["seconds"]
+        yield ["" if value is None else str(value) for value in (*values, *alone["interval"])]
 
 
 def _print_budget(document: Mapping[str, Any]) -> None:
-    """Print a line for the seconds and the bouts of each class, for all recordings and each group."""
-    for name, part in (None, document), *document.get("groups", {}).items():
-        title = "" if name is None else f"\n{name}\n"
-        typer.echo(
-            f"{title}{part['checked']} of {part['windows']} windows of {part['window']:g} s are checked\n"
-            f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval"
-        )
-        for entry in part["classes"]:
-            for what in ("seconds", "bouts"):
-                row = entry[what]
-                low, high = row["interval"]
-                values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
-                typer.echo(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+    """Print a line for each class, for all recordings and each group."""
+    windows = (
+        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked"
+    )
+    typer.echo(f"{windows}; the model saves {100 * document['saved_windows']:.0f} % of the windows")
+    width = max(len(row["class"]) for row in document["rows"])
+    header = f"  {'class':<{width}}{'seconds':>10}  {'95 % interval':<20}{'% of time':>9}{'bouts':>8}"
+    for group in dict.fromkeys(row["group"] for row in document["rows"]):
+        typer.echo(f"\n{group or 'all recordings'}\n{header}  checked windows alone")
+        for row in document["rows"]:
+            if row["group"] == group:
+                alone = row["watched_only"]
+                spans = ("{:.1f} to {:.1f}".format(*each["interval"]) for each in (row, alone))
+                interval, watched = spans
+                typer.echo(
+                    f"  {row['class']:<{width}}{row['seconds']:>10.1f}  {interval:<20}{row['percent']:>9.1f}"
+                    f"{row['bouts']:>8.1f}  {alone['seconds']:.1f} ({watched})"
+                )
+    if means := document["means"]:
+        shares = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
+        typer.echo(f"\nmean ± SEM over {means[0]['n']} groups: {shares}")
     typer.echo(f"methods: {document['methods']}")
 
 
-def _list_notes(document: Mapping[str, Any], command: str) -> Iterator[str]:
+def _list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> Iterator[str]:
     """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
-    from everest_workflows.recordings.time_budget import windows_for_half
+    from everest_workflows.recordings.footage import windows_for_half
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
-    parts = [document, *document.get("groups", {}).values()]
-    rows = [row for part in parts for row in part["classes"]]
-    if any(row["seconds"]["checked"] and not row["bouts"]["checked"] for row in rows):
-        yield "a bout counts where it starts: one under way at the start of a checked window began before it"
-    footage = f"{document['footage']:.1f} s of footage"
-    yield f"classes and groups are estimated separately: their seconds need not add up to the {footage}"
     yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
-    drawn = parts[1:] or parts
-    if more := max(windows_for_half(part["windows"], part["checked"]) - part["checked"] for part in drawn):
-        is_less_left = any(part["windows"] - part["checked"] < more for part in drawn)
-        windows = plural(more, "more window") + (" in each group" if parts[1:] else "")
-        windows += ", or all that are left" if is_less_left else ""
+    if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
         lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
         new = next(file for file in lists if not (file.exists() or file.with_suffix(PAGE_SUFFIX).exists()))
+        more = math.ceil(more / max(num_strata, 1))
+        windows = plural(more, "more window") + (" in each group" if num_strata else "")
         yield f"intervals half as wide need about {windows}: {command} --draw {more} --output {new}"
 
 

@@ -16,12 +16,13 @@ from everest.system.files import check_new_file, refuse_inputs
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest_cli import options as o
-from everest_cli.bout_files import AnnotationKind, choose_kind
+from everest_cli.bout_files import AnnotationKind, agreement_lines, choose_kind
 from everest_cli.options import argument, find_root, local_path, option, refuse
 from everest_cli.output import Display, exit_if_failed, hint, print_json, print_result, say
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
+    from everest_workflows.annotations.codings import BoutFilter
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 MOST_NAMES: Final = 20  # heuristic: maximum number of groups that a line names
@@ -224,10 +225,11 @@ def convert_annotations(
     whose: o.WhoseOptions,
     to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
+    agreement: bool = option("--agreement", "Compare two observers: kappa, bouts, confusion.", False),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Read annotation files: print bouts and seconds per class, or convert them.
+    """Read annotation files: print bouts and seconds per class, convert them, or compare two observers.
 
     everest prepare windows --labels makes a list of labeled windows of them.
 
@@ -243,7 +245,13 @@ def convert_annotations(
     from everest_workflows.annotations.records import left_out_rows
 
     paths = list(map(str, find_videos(videos or [])))
-    labels = read_video_annotations(files, paths, people=whose.read(files, option="FILE"), fps=fps)
+    people = whose.read(files, option="FILE")
+    if agreement:
+        refuse({"--agreement: leave out --output": output})
+        document = _compare_observers(files, paths, people, fps)
+        print_result(document, "\n".join(_describe_agreement(document)), as_json=as_json)
+        return
+    labels = read_video_annotations(files, paths, people=people, fps=fps)
     bouts_of, times, notices = check_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
     bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
@@ -273,6 +281,33 @@ def convert_annotations(
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
+
+
+def _compare_observers(
+    files: Sequence[Path], paths: Sequence[str], people: BoutFilter, fps: float | None
+) -> dict[str, Any]:
+    """Return the document of --agreement --json."""
+    from everest_workflows.annotations.codings import read_codings
+    from everest_workflows.annotations.matching import check_lengths
+    from everest_workflows.recordings.agreement import bouts_by_observer, measure_agreement
+
+    read = read_codings(files, paths, people=people, fps=fps)
+    observers = bouts_by_observer(read, people)
+    _, times, notices = check_lengths(dict.fromkeys(read.by_video, ())) if paths else ({}, {}, [])
+    say(*notices)
+    return measure_agreement(observers, {path: each.seconds for path, each in times.items()})
+
+
+def _describe_agreement(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each behavior, and the confusion in seconds, a row for each behavior."""
+    yield from agreement_lines(document)
+    if (confusion := document["confusion"]) is not None:
+        first, second = document["observers"]
+        width = max(map(len, confusion))
+        yield f"seconds: rows {first}, columns {second}"
+        yield "  " + " " * width + "".join(f"  {name:>11}" for name in confusion)
+        for name, row in confusion.items():
+            yield f"  {name:<{width}}" + "".join(f"  {seconds:>11.1f}" for seconds in row.values())
 
 
 def _describe_bouts(document: dict[str, Any]) -> Iterator[str]:

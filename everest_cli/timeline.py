@@ -17,7 +17,14 @@ from everest.system.files import refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.bout_files import SAVED_SUFFIX, FileKind, TimelineFiles, check_outputs, choose_kind
+from everest_cli.bout_files import (
+    SAVED_SUFFIX,
+    FileKind,
+    TimelineFiles,
+    agreement_lines,
+    check_outputs,
+    choose_kind,
+)
 from everest_cli.options import argument, option
 from everest_cli.output import Display, exit_if_failed, hint
 
@@ -109,7 +116,9 @@ def timeline(
     check_outputs(paths, inputs, overwrite=files.overwrite or source.may_replace)
     with display:
         # Read before anything is computed.
-        labeled = read_truth(truth, source.names, source.classes, people, display.report) if truth else None
+        labeled, observers = None, {}
+        if truth is not None:
+            labeled, observers = read_truth(truth, source.names, source.classes, people, display.report)
         for text in source.errors:
             display.report(notice(text))
         with source.timelines as timelines:
@@ -121,7 +130,9 @@ def timeline(
                 display.report(notice(text))
             if source.save is not None and timelines.extents:
                 timelines.save(source.save)
-            results = _write_results(timelines, labeled, files.plot, kind, outputs, as_json, display.report)
+            results = _write_results(
+                timelines, labeled, observers, files.plot, kind, outputs, as_json, display.report
+            )
     rows, scores, text, written = results
     if as_json:
         typer.echo(text, nl=False)
@@ -139,6 +150,7 @@ def timeline(
 def _write_results(
     timelines: Timelines,
     labeled: Bouts | None,
+    observers: Mapping[str, Bouts],
     plot: Path | None,
     kind: str | None,
     outputs: Mapping[Path, Sequence[str]],
@@ -151,10 +163,13 @@ def _write_results(
         The rows of `Timelines.to_rows` (none if only annotations are written), the scores, the document of
         --json, and the files of --output.
     """
-    from everest_workflows.recordings.scores import score_timelines, write_bouts
+    from everest_workflows.recordings.scores import compare_with_observers, score_timelines, write_bouts
 
     bouts = timelines.bouts()
-    scores = None if labeled is None else score_timelines(timelines, bouts, labeled, report=report)
+    scores = None
+    if labeled is not None:
+        scores = score_timelines(timelines, bouts, labeled, report=report)
+        scores["agreement"] = compare_with_observers(timelines, bouts, observers)
     if plot is not None and timelines.extents:
         from everest_workflows.recordings.timeline_figure import draw_timelines
 
@@ -179,7 +194,7 @@ def list_end_lines(
     Args:
         group: the --group of training; windows are drawn in each group.
     """
-    from everest_workflows.recordings.time_budget import choose_first_draw
+    from everest_workflows.recordings.footage import choose_first_draw
 
     if save is not None:
         rules = timelines.rules.options()
@@ -324,9 +339,17 @@ def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
 def format_scores(scores: Mapping[str, Any]) -> str:
     """Format the metrics of timelines in percent, with a line per class."""
     titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
-    titles |= {"edit": "edit score", "f1@10": "F1@10", "f1@25": "F1@25", "f1@50": "F1@50"}
+    titles |= {
+        "mean_class_accuracy": "class mean",
+        "edit": "edit score",
+        "f1@10": "F1@10",
+        "f1@25": "F1@25",
+        "f1@50": "F1@50",
+    }
     titles |= {"map@0.5": "mAP@0.5"}
     lines = ["", "  percent", *(f"  {title:<22}{_format_cell(scores[key])}" for key, title in titles.items())]
+    if short := ", ".join(f"'{name}' ({seconds:g} s)" for name, seconds in scores["too_short"].items()):
+        lines.append(f"  left out of the class mean, with little truth: {short}")
     width = max(len(entry["name"]) for entry in [{"name": "class"}, *scores["classes"]])
     columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
     lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
@@ -334,6 +357,7 @@ def format_scores(scores: Mapping[str, Any]) -> str:
         cells = [_format_cell(entry[key]) for key in ("f1", "ap@0.5")]
         cells += [f"{entry[of][unit]:g}" for unit in ("bouts", "seconds") for of in ("truth", "predicted")]
         lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
+    lines += [line for document in scores.get("agreement", ()) for line in ("", *agreement_lines(document))]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gpu_first import GFLOP
@@ -79,9 +80,34 @@ def test_timelines():
     measured |= {"timelines": measured}
     rows = [*list_results(MeasuredTest.of(measured)), measured["judgment"]]
     for name, row in recordings["confusion"].items():
-        true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
+        true, model, _, draws = recordings["budget"]["classes"][name].values()
         cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])
         rows += [f"| {name} | {' | '.join(each)} |" for each in (map(str, row.values()), cells)]
+    assert missing("docs/long-recordings.md", rows) == []
+
+
+def test_intervals_of_time_budgets():
+    found, names, rows = results("budget_coverage"), ("groom", "move", "rear", "still", "jump"), []
+    for number in (8, 24):
+        for name in names:
+            cells = []
+            for part in ("all", "animal and day"):
+                row = found[f"{number} windows of each animal, {part}"][name]
+                cells.append(f"{row['true']:.0f} s")
+                cells += [
+                    f"{row[f'{of} contains']:.0f} %, ± {row[f'{of} half']:.0f} s"
+                    for of in ("model", "watched")
+                ]
+            rows.append(f"| {number} | {name} | {' | '.join(cells)} | {row['saved']} % |")
+    assert missing("docs/evidence.md", rows) == []
+    contains = [row["model contains"] for key, of in found.items() if "windows" in key for row in of.values()]
+    assert min(contains) >= 90
+    assert np.mean(contains) >= 94
+    rows = [
+        f"| {windows} | {plan['minutes']:.0f} | {' | '.join(f'± {plan[name]:.1f} %' for name in names[:4])} |"
+        for windows, plan in found["plan"].items()
+        if windows != "5"
+    ]
     assert missing("docs/long-recordings.md", rows) == []
 
 

@@ -158,7 +158,8 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
         for number in range(4)
         for name, begin in (("run", 0), ("walk", 0.75))
     ]
-    (tmp_path / "annotated.csv").write_text("".join(["video,start,end,label\n", *bouts]))
+    for file in ("annotated.csv", "second.csv"):
+        (tmp_path / file).write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 

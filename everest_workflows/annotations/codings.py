@@ -95,14 +95,12 @@ class BoutFilter:
                 observers = ", ".join(self.observers)
                 problem = f"{shorten(video)} is coded by {first_names(names)}"
                 raise DataError(f"--observer {observers}: {problem}; name one of them")
-        for first, second in combinations((coding for coding in codings if not coding.is_predicted), 2):
-            # A corrected prediction does not contradict the bouts of a person.
-            label = _contested_label(first, second) if first.is_manual == second.is_manual else None
-            if label is not None:
-                names = different_names([first, second])
-                fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
-                subject_text = f"{shorten(video)}: {len(codings)} observations ({first_names(names)})"
-                raise DataError(f"{subject_text} differ in '{shorten(label)}'; {fix}")
+        if (rivals := find_rivals(codings)) is not None:
+            first, second, label = rivals
+            names = different_names([first, second])
+            fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
+            subject_text = f"{shorten(video)}: {len(codings)} observations ({first_names(names)})"
+            raise DataError(f"{subject_text} differ in '{shorten(label)}'; {fix}")
         return list(codings)
 
     def choose_bouts(self, bouts: Sequence[Bout]) -> list[Bout]:
@@ -148,18 +146,26 @@ class VideoAnnotations:
         return [text for text, is_needed in notices.items() if is_needed]
 
 
-def read_video_annotations(
+@dataclass(frozen=True, kw_only=True)
+class VideoCodings:
+    """All codings of some videos, before any is chosen."""
+
+    by_video: dict[str, list[Coding]]  # by path of the user's video; without videos, by the name in the file
+    unmatched: Sequence[str]
+    left_out: LeftOut
+
+
+def read_codings(
     files: Sequence[Path],
     videos: Iterable[str] = (),
     *,
     people: BoutFilter = ANYONE,
     fps: float | None = None,
     keep_windows: bool = False,
-) -> VideoAnnotations:
-    """Read the bouts of some videos from annotation files; without `videos`, of all videos in the files.
+) -> VideoCodings:
+    """Read what each observer scored of some videos; without `videos`, of all videos in the files.
 
-    For each video, what a person coded replaces what a model predicted, `people` choose among the codings of
-    several people, and the chosen codings are joined.
+    Raises DataError if no coding is of these videos, or of a chosen observer.
     """
     paths = {Path(video): video for video in videos}
     finder = VideoFinder(paths)
@@ -171,15 +177,15 @@ def read_video_annotations(
         left_out.update(["file without a bout"] if not bouts and len(files) > 1 else [])
         codings += _divide_into_codings(file, bouts)
     names = ", ".join(map(str, files))
-    codings_by_video: dict[str, list[Coding]] = defaultdict(list)
+    by_video: dict[str, list[Coding]] = defaultdict(list)
     unread = [name for record in left_out.unread for name in record.videos]
     unmatched = dict.fromkeys(name for name in unread if paths and finder.find(name) is None)
     for coding in codings:
         if (path := finder.find(coding.video)) is None and paths:
             unmatched[coding.video] = None
         else:
-            codings_by_video[coding.video if path is None else paths[path]].append(coding)
-    if not codings_by_video:
+            by_video[coding.video if path is None else paths[path]].append(coding)
+    if not by_video:
         named, has = (first_names(list(unmatched)), first_names([video.name for video in finder.videos]))
         problem = f"annotates none of these videos; it names {named}; the videos are {has}"
         problem = problem if unmatched else "has no bout"
@@ -188,11 +194,23 @@ def read_video_annotations(
     if people.observers and not any(map(people.is_chosen, codings)):
         has = first_names(different_names(codings), 10)
         raise DataError(f"--observer {', '.join(people.observers)}: not in {names}, which has {has}")
-    by_people = {video: _without_predicted(codings) for video, codings in codings_by_video.items()}
+    return VideoCodings(by_video=by_video, unmatched=list(unmatched), left_out=left_out)
+
+
+def read_video_annotations(
+    files: Sequence[Path], videos: Iterable[str] = (), *, people: BoutFilter = ANYONE, **options: Any
+) -> VideoAnnotations:
+    """Read the bouts of some videos from annotation files; without `videos`, of all videos in the files.
+
+    For each video, what a person coded replaces what a model predicted, `people` choose among the codings of
+    several people, and the chosen codings are joined. For the options see `read_codings`.
+    """
+    read = read_codings(files, videos, people=people, **options)
+    by_people = {video: _without_predicted(codings) for video, codings in read.by_video.items()}
     chosen = {video: people.choose_codings(video, codings) for video, codings in by_people.items()}
     several = [codings for codings in chosen.values() if len(codings) > 1]
     joined = dict.fromkeys(name for codings in several for name in different_names(codings))
-    all_bouts = {video: _join_bouts(video, codings) for video, codings in chosen.items()}
+    all_bouts = {video: join_bouts(video, codings) for video, codings in chosen.items()}
     subjects_of = {
         video: {bout.subject or NO_SUBJECT for bout in bouts if bout.label not in MARKS}
         for video, bouts in all_bouts.items()
@@ -201,14 +219,15 @@ def read_video_annotations(
     together = set[str]().union(*(each for each in subjects_of.values() if len(each) > 1))
     bouts_of = {video: kept for video, bouts in all_bouts.items() if (kept := people.choose_bouts(bouts))}
     if not bouts_of:
-        raise DataError(f"--subject {people.subject}: not in {names}, which has {first_names(subjects, 10)}")
+        names, has = ", ".join(map(str, files)), first_names(subjects, 10)
+        raise DataError(f"--subject {people.subject}: not in {names}, which has {has}")
     return VideoAnnotations(
         bouts=bouts_of,
-        unmatched=list(unmatched),
-        left_out=left_out,
+        unmatched=read.unmatched,
+        left_out=read.left_out,
         merged_subjects=sorted(together) if people.subject is None else [],
         joined_observers=list(joined) if len(joined) > 1 else (),
-        predicted_videos=[video for video in chosen if by_people[video] != codings_by_video[video]],
+        predicted_videos=[video for video in chosen if by_people[video] != read.by_video[video]],
     )
 
 
@@ -218,7 +237,7 @@ def _without_predicted(codings: Sequence[Coding]) -> Sequence[Coding]:
     return [coding for coding in codings if coding.file in files] or codings
 
 
-def _join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
+def join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
     """The different bouts of the codings of a video, and the time that none of the codings scores."""
     scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored_bouts)
     scored_spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]
@@ -242,6 +261,16 @@ def _divide_into_codings(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
             part = [b for b in video_bouts if b.observer == observer or (b.label in MARKS and not b.observer)]
             codings.append(Coding(file=file, video=video, observer=observer, bouts=part))
     return codings
+
+
+def find_rivals(codings: Iterable[Coding]) -> tuple[Coding, Coding, str] | None:
+    """Two codings of a video that contradict each other, and the class in which they do; else None."""
+    for first, second in combinations((coding for coding in codings if not coding.is_predicted), 2):
+        # A corrected prediction does not contradict the bouts of a person.
+        label = _contested_label(first, second) if first.is_manual == second.is_manual else None
+        if label is not None:
+            return first, second, label
+    return None
 
 
 def _contested_label(first: Coding, second: Coding) -> str | None:

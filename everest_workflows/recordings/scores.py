@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +25,17 @@ from everest_workflows.annotations.bout import (
     Bout,
     Bouts,
     spans_outside,
+    unscored_bouts,
     unscored_spans,
 )
-from everest_workflows.annotations.codings import BoutFilter, read_video_annotations
+from everest_workflows.annotations.codings import (
+    BoutFilter,
+    find_rivals,
+    read_codings,
+    read_video_annotations,
+)
 from everest_workflows.annotations.formats import write_annotations
+from everest_workflows.recordings.agreement import bouts_by_observer, measure_agreement
 from everest_workflows.recordings.bout_metrics import Stretch, timeline_metrics
 from everest_workflows.recordings.bouts import PredictedBout, PredictedBouts
 from everest_workflows.recordings.timelines import Timelines, VideoTimeline
@@ -114,10 +122,11 @@ def score_timelines(
 
 def read_truth(
     file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, report: Report
-) -> Bouts:
-    """Read the bouts of --truth by recording; report what is left out, and which bouts a model predicted.
+) -> tuple[Bouts, dict[str, dict[str, list[Bout]]]]:
+    """Read the bouts of --truth by recording, and those of each of several observers who differ.
 
-    Annotations that share no class with the model are refused; classes that the model lacks are reported.
+    What is left out is reported, and which bouts a model predicted. Annotations that share no class with the
+    model are refused; classes that the model lacks are reported.
     """
     labels = read_video_annotations([file], videos, people=whose)
     for text in labels.notices:
@@ -134,7 +143,25 @@ def read_truth(
     for label in unknown_labels:
         description = f"'{label}' ({plural(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
         report(notice(f"the model has no class {description}"))
-    return labels.bouts
+    read = read_codings([file], videos, people=whose)
+    are_rivals = any(find_rivals(codings) for codings in read.by_video.values())
+    observers = bouts_by_observer(read, replace(whose, observers=())) if are_rivals else {}
+    return labels.bouts, observers or {"annotations": labels.bouts}
+
+
+def compare_with_observers(
+    timelines: Timelines, bouts: Sequence[PredictedBouts], observers: Mapping[str, Bouts]
+) -> list[dict[str, Any]]:
+    """The agreement of observers with each other, and of the model with each, by `measure_agreement`."""
+    by_model: dict[str, list[Bout]] = {}
+    for recording, by_head in zip(timelines.videos, bouts, strict=True):
+        if len(recording.starts):
+            found = [bout.to_bout() for each in by_head.values() for bout in each if bout.has_class]
+            by_model[recording.path] = [*found, *unscored_bouts(recording.path, recording.covered_spans)]
+    ends = {each.path: each.extent[1] for each in timelines.videos if each.path in by_model}
+    raters = [*observers.items(), ("model", by_model)]
+    pairs = [dict(pair) for pair in combinations(raters, 2)]
+    return [measure_agreement(pair, ends) for pair in pairs if set.intersection(*map(set, pair.values()))]
 
 
 def refuse_unknown_classes(true_bouts: Bouts, names: Sequence[str], *, source: Path) -> None:

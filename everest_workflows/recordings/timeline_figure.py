@@ -150,26 +150,27 @@ def _draw_bars(
 
 
 def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
-    """Draw a panel for each class of a `time_budget`; its bars have their 95 % intervals.
+    """Draw a panel for each class of a time budget: points with their 95 % intervals, in percent of the time.
 
-    The first bar shows all recordings, the other bars the `groups` of the document.
+    The first point shows all recordings, the others the groups.
     """
-    parts = {"all recordings": document, **document.get("groups", {})}
-    classes = [entry["name"] for entry in document["classes"]]
+    rows = document["rows"]
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    classes = list(dict.fromkeys(row["class"] for row in rows))
+    labels = [escape_dollars(shorten(group or "all recordings", 30)) for group in groups]
     columns = min(len(classes), MOST_COLUMNS)
-    rows = math.ceil(len(classes) / columns)
-    size = 1.5 + 2.6 * columns, rows * (0.8 + 0.3 * len(parts)) + 0.3
+    lines = math.ceil(len(classes) / columns)
+    size = 1.5 + 2.6 * columns, lines * (0.8 + 0.3 * len(groups)) + 0.3
     with saved_figure(path, size, points=11, dpi=100) as figure:
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
         for panel, name in zip(panels, classes, strict=False):
-            for place, part in enumerate(parts.values()):
-                (seconds,) = (entry["seconds"] for entry in part["classes"] if entry["name"] == name)
-                amounts = seconds["estimate"], *seconds["interval"]
-                share, low, high = (100 * amount / part["footage"] for amount in amounts)
+            for place, row in enumerate(row for row in rows if row["class"] == name):
+                seconds = row["seconds"], *row["interval"]
+                share, low, high = (100 * amount / row["footage"] for amount in seconds)
                 spread = [[share - low], [high - share]]
-                panel.barh(place, share, xerr=spread, color=COLORS[place > 0], alpha=0.7, capsize=3)
+                panel.errorbar(share, place, xerr=spread, fmt="o", color=COLORS[place > 0], capsize=3)
             panel.set_title(escape_dollars(shorten(name, 30)), loc="left", fontsize=11)
-            panel.set_yticks(range(len(parts)), [escape_dollars(shorten(each, 30)) for each in parts])
+            panel.set_yticks(range(len(groups)), labels)
             panel.tick_params(labelbottom=True)  # also for a panel above an empty place
             panel.grid(alpha=0.3, axis="x")
         panels[0].invert_yaxis()

@@ -1,7 +1,6 @@
 import warnings
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from small_runs import run
@@ -261,20 +259,20 @@ def test_heads_of_every_task_have_a_panel(tmp_path: Path):
     assert np.array_equal(curve.get_ydata(), drawn.videos[0].outputs[:, 5])
 
 
-def test_a_budget_has_a_panel_for_each_class_with_a_bar_and_an_interval_for_each_group(tmp_path: Path):
-    def part(footage: float, *rows: tuple[float, float, float]) -> dict[str, Any]:
-        classes = [
-            {"name": name, "seconds": {"estimate": middle, "interval": [low, high]}}
-            for name, (middle, low, high) in zip("ab", rows, strict=True)
-        ]
-        return {"footage": footage, "classes": classes}
-
-    groups = {"m1": part(50.0, (20, 10, 25), (5, 0, 10)), "m2": part(150.0, (30, 15, 60), (0, 0, 15))}
-    document = part(200.0, (50, 40, 60), (10, 0, 30)) | {"groups": groups}
-    panels = draw_budget(tmp_path / "shares.png", document).axes
+def test_a_budget_has_a_panel_for_each_class_with_a_point_and_an_interval_for_each_group(tmp_path: Path):
+    rows = [
+        {"group": group, "class": name, "footage": footage, "seconds": middle, "interval": [low, high]}
+        for group, footage, *amounts in (
+            ("", 200.0, (50, 40, 60), (10, 0, 30)),
+            ("m1", 50.0, (20, 10, 25), (5, 0, 10)),
+            ("m2", 150.0, (30, 15, 60), (0, 0, 15)),
+        )
+        for name, (middle, low, high) in zip("ab", amounts, strict=True)
+    ]
+    panels = draw_budget(tmp_path / "shares.png", {"rows": rows}).axes
     assert [panel.get_title(loc="left") for panel in panels] == ["a", "b"]
-    widths = [[bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)] for panel in panels]
-    assert widths == [[25, 40, 20], [5, 10, 0]]
+    shares = [[line.get_xdata()[0] for line in panel.lines if line.get_marker() == "o"] for panel in panels]
+    assert shares == [[25, 40, 20], [5, 10, 0]]
     names = [label.get_text() for label in panels[0].get_yticklabels()]
     assert names == ["all recordings", "m1", "m2"]
     first = next(line for line in panels[0].collections if isinstance(line, LineCollection))

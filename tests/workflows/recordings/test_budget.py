@@ -1,19 +1,24 @@
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from everest.config.heads import Head
 from everest.errors import DataError, RecipeError
 from everest_workflows.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, group_by_video
-from everest_workflows.recordings.time_budget import (
+from everest_workflows.recordings.footage import (
     choose_first_draw,
     choose_window_seconds,
-    compute_time_budget,
     divide_footage,
     draw_windows,
-    total_interval,
     windows_for_half,
 )
+from everest_workflows.recordings.time_budget import compute_time_budget
+from everest_workflows.recordings.totals import Sample
+from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests
 
 LENGTH = 10.0
 
@@ -46,13 +51,15 @@ def test_a_budget_computed_by_hand():
     document = compute_time_budget(extents, predicted, checked)
     assert (document["windows"], document["checked"], document["window"]) == (4, 2, 10)
     assert document["unused"] == 1
-    (entry,) = document["classes"]
-    # Seconds: 5 + 1 seen, none predicted elsewhere, errors 5 - 4 and 1 - 2. Bouts: 1 seen, errors 0 and -1.
-    assert (entry["seconds"]["naive"], entry["seconds"]["estimate"]) == (6, 6)
-    assert (entry["bouts"]["naive"], entry["bouts"]["estimate"]) == (2, 1)
-    low, high = entry["bouts"]["interval"]
-    assert low == entry["bouts"]["checked"] == 1 <= high
-    assert entry["seconds"]["interval"] == [6, 26]  # the 20 s left can hold no more
+    row, background = document["rows"]
+    # Seconds: 5 + 1 seen in 20 s, so as many in the 20 s left; two windows cannot tune a weight of the model.
+    assert (row["model"], row["checked"], row["seconds"], row["percent"]) == (6, 6, 12, 30)
+    assert (row["minutes_per_hour"], row["footage"], row["saved_windows"]) == (18, 40, 0)
+    assert (row["bouts"], row["mean_bout"]) == (2, 6)
+    low, high = row["interval"]
+    assert row["checked"] < low < 12 < high < 26  # the 20 s left can hold no more
+    assert row["watched_only"] == {"seconds": 12, "interval": [low, high]}
+    assert (background["class"], background["seconds"], background["percent"]) == ("background", 28, 70)
 
 
 def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_are_seen_to_begin():
@@ -62,7 +69,7 @@ def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_ar
 
     def bouts_seen(*bouts: Bout) -> dict[str, float]:
         document = compute_time_budget(extents, {}, group_by_video([*windows, *bouts]))
-        return {each["name"]: each["bouts"]["estimate"] for each in document["classes"]}
+        return {row["class"]: row["bouts"] for row in document["rows"] if row["class"] != "background"}
 
     parts = [bout("x", 0, 10), bout("x", 10, 20, "b"), bout("x", 20, 30), bout("y", 0, 10, "b")]
     assert bouts_seen(*parts) == {"a": 2, "b": 2}
@@ -75,12 +82,10 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
     windows = [bout("x", 10, 20, CHECKED), bout("y", 10, 20, CHECKED), bout("y", 30, 40, CHECKED)]
     whole = [bout("x", 10, 20), bout("y", 10, 20), bout("y", 30, 40)]  # which may have begun before
     document = compute_time_budget(extents, {}, group_by_video([*windows, *whole]), classes=["a", "b"])
-    seen, absent = document["classes"]
-    assert (seen["bouts"]["checked"], seen["bouts"]["estimate"]) == (0, 2)
-    assert seen["bouts"]["interval"][0] == 2
-    assert absent["name"] == "b"
-    assert (absent["seconds"]["estimate"], absent["seconds"]["interval"][0]) == (0, 0)
-    assert absent["seconds"]["interval"][1] > 5
+    seen, absent, _ = document["rows"]
+    assert (seen["class"], seen["bouts"], seen["bouts_interval"][0]) == ("a", 2, 2)
+    assert (absent["class"], absent["seconds"], absent["interval"][0]) == ("b", 0, 0)
+    assert absent["interval"][1] > 5
 
 
 def test_rows_of_two_draws_that_describe_one_bout_count_once():
@@ -91,7 +96,7 @@ def test_rows_of_two_draws_that_describe_one_bout_count_once():
         extents, {}, group_by_video([*windows, bout("x", 8, 12), bout("x", 10, 11.9)])
     )
     assert once == twice
-    assert once["classes"][0]["seconds"]["checked"] == 4
+    assert once["rows"][0]["checked"] == 4
 
 
 def test_a_checked_window_with_unscored_time_is_refused():
@@ -102,13 +107,48 @@ def test_a_checked_window_with_unscored_time_is_refused():
         compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 19, 25, UNSCORED)]))
 
 
-def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
-    truth, predicted = np.array([5.0, 0.0, 4.5]), np.array([4.0, 2.0, 4.0])
-    result = total_interval(truth, predicted, naive=10.0, windows=3, largest_error=LENGTH)
-    assert result == {"naive": 10.0, "checked": 9.5, "estimate": 9.5, "interval": [9.5, 9.5]}
-    truth, predicted = np.array([8.1, 0.0, 0.0]), np.array([9.0, 6.0, 7.0])
-    result = total_interval(truth, predicted, naive=60.0, windows=100, largest_error=LENGTH)
-    assert result["interval"][0] == result["checked"] == 8.1 <= result["estimate"]
+def sample(labeled: list[float], predicted: list[float], left: list[float], windows: list[int]) -> Sample:
+    return Sample(
+        labeled=np.array(labeled),
+        predicted=np.array(predicted),
+        cells=np.arange(len(labeled)) % len(windows),
+        windows=np.array(windows),
+        predicted_left=np.array(left),
+        is_share=True,
+    )
+
+
+def test_the_weight_of_the_model_is_its_covariance_with_the_labels_over_its_variance():
+    labeled, predicted = [0.0, 0.5, 1.0, 1.0], [0.0, 0.4, 0.8, 1.0]
+    amounts = sample(labeled, predicted, [0.2], [100])
+    weight = amounts.tune()
+    assert weight == pytest.approx(1.0)  # clipped: the slope is 1.08
+    estimate = amounts.estimate_all(weight)
+    assert estimate.mean == pytest.approx(0.2 + 0.625 - 0.55)
+    assert estimate.spread < amounts.estimate_all(0.0).spread
+    assert sample(labeled, [1.0, 0.5, 0.0, 0.0], [0.2], [100]).tune() == 0.0  # a model that is always wrong
+    low, middle, high = (estimate.total(10.0, 200.0)[place] for place in (1, 0, 2))
+    assert 10 < low < middle == 65 < high < 210
+
+
+def test_what_nobody_saw_has_the_bound_of_a_share_and_all_windows_checked_leave_no_doubt():
+    absent = sample([0.0] * 8, [0.0] * 8, [0.0], [1000])
+    middle, low, high = absent.estimate_all(0.0).total(0.0, 100.0)
+    assert (middle, low) == (0, 0)
+    assert 36.9 < high < 45  # the exact bound is 36.9 %
+    complete = sample([0.5, 0.0, 0.45], [0.4, 0.2, 0.4], [0.0], [3])
+    assert complete.estimate_all(complete.tune()).total(9.5, 0.0) == [9.5, 9.5, 9.5]
+
+
+def test_groups_that_are_alike_share_their_errors_and_others_keep_theirs():
+    alike = sample([1.0, 0.0] * 8, [0.0] * 16, [0.0] * 4, [50] * 4)
+    assert {round(each.mean, 6) for each in alike.estimate_cells(0.0)} == {1.0, 0.0}  # cells differ
+    mixed = sample([1.0, 1.0, 0.0, 0.0] * 4, [0.0] * 16, [0.0, 0.0], [50] * 2)
+    pooled = mixed.estimate_cells(0.0)
+    assert [each.mean for each in pooled] == [0.5, 0.5]
+    assert pooled[0].spread < sample([1.0, 0.0] * 4, [0.0] * 8, [0.0], [50]).estimate_all(0.0).spread
+    with_empty = replace(mixed, windows=np.array([50, 50, 50]), predicted_left=np.zeros(3))
+    assert with_empty.estimate_cells(0.0)[2].mean == 0.5  # a group without a checked window
 
 
 def test_windows_of_an_earlier_draw_are_not_drawn_again():
@@ -139,10 +179,14 @@ def test_strata_are_weighed_by_their_windows():
     seen = group_by_video(
         [*(bout(*one, CHECKED) for one in drawn), *(bout(*one) for one in drawn if one.video == "x")]
     )
-    (entry,) = compute_time_budget(extents, {}, seen, strata=strata)["classes"]
-    assert entry["seconds"]["estimate"] == 40
+    groups = {"x": ["x"], "y": ["y"]}
+    document = compute_time_budget(extents, {}, seen, strata=strata, groups=groups)
+    amounts = {(row["group"], row["class"]): row["seconds"] for row in document["rows"]}
+    assert (amounts["", "a"], amounts["x", "a"], amounts["y", "a"]) == (40, 40, 0)
+    (mean, _) = document["means"]
+    assert mean == {"class": "a", "percent": 50, "sem": 50, "n": 2}
     few = {"x": seen["x"], "y": seen["y"][:1]}
-    with pytest.raises(DataError, match="needed in each group, not 1"):
+    with pytest.raises(DataError, match="needed in each group of the draw, not 1"):
         compute_time_budget(extents, {}, few, strata=strata)
 
 
@@ -192,6 +236,33 @@ def test_windows_that_cannot_be_counted_are_refused(end: float, seconds: float, 
         divide_footage({"x": (0, end)}, seconds)
 
 
+def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
+    names, labels = ["a", "b"], [0, 1] * 20
+    for fold in range(2):  # in the first fold every window is right, in the second a quarter is wrong
+        right = [label if number % 4 or not fold else 1 - label for number, label in enumerate(labels)]
+        outputs = {"delivered": np.eye(2)[right].tolist()}
+        file = tmp_path / "folds" / str(fold) / "report" / "outputs.json"
+        file.parent.mkdir(parents=True)
+        groups = [f"m{number % 3}" for number in range(40)]
+        file.write_text(json.dumps({"labels": labels, "groups": groups, "outputs": outputs}))
+    tests = read_fold_tests(str(tmp_path / "model" / "model.safetensors"), Head(outputs=2), names)
+    assert tests["a"].labeled.tolist() == [1.0, 0.0] * 40
+    assert 0.5 < tests["a"].tune() < 1
+    extents = {f"m{animal}": (0.0, 1000.0 * (1 + animal)) for animal in range(3)}
+    rows = plan_windows(extents, {name: [name] for name in extents}, tests, 2.0)
+    assert [(row["group"], row["windows"], row["minutes"]) for row in rows[:2]] == [
+        ("", 15, 0.5),
+        ("m0", 5, 0.2),
+    ]
+    halves = [row["half_width"]["a"] for row in rows if row["group"] == "m2"]
+    assert halves == sorted(halves, reverse=True)
+    assert halves[2] / halves[4] == pytest.approx(5**0.5, rel=0.1)  # 20 and 100 windows
+    with pytest.raises(DataError, match="a group has only 5 windows of 2 s; use less --window"):
+        plan_windows({"x": (0.0, 10.0)}, {}, tests, 2.0)
+    with pytest.raises(DataError, match="no tests of folds beside runs/other; train with --folds N"):
+        read_fold_tests("runs/other", Head(outputs=2), names)
+
+
 def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
     """Twenty recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
     extents, truth, predicted = {}, [], []
@@ -225,9 +296,9 @@ def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
             inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]
             checked += inside  # whole bouts, as a person would write them
         found = {video: list(dict.fromkeys(of)) for video, of in group_by_video(checked).items()}
-        (entry,) = compute_time_budget(extents, predicted, found)["classes"]
+        row, _ = compute_time_budget(extents, predicted, found)["rows"]
         for key, total in totals.items():
-            low, high = entry[key]["interval"]
+            low, high = row["interval" if key == "seconds" else "bouts_interval"]
             hits[key] += low - 1e-6 <= total <= high + 1e-6
     return {key: count / repeats for key, count in hits.items()}
 
@@ -241,6 +312,6 @@ def test_intervals_contain_the_totals_in_simulated_footage():
 @pytest.mark.parametrize("share", [0.5, 0.03])
 @pytest.mark.parametrize("number", [30, 120, 480, 960])
 def test_the_coverage_is_95_percent_or_more(share: float, number: int):
-    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked (benchmarks/timelines.md)."""
+    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked."""
     found = coverage(share, number, 400)
     assert min(found.values()) >= 0.92

@@ -195,16 +195,6 @@ def test_the_printed_command_runs_if_all_windows_end_with_their_recordings(clip_
     assert json_of(*command)["checked"] == 2
 
 
-def test_a_bout_under_way_at_the_start_of_a_window_is_explained(clip_files: Path, tmp_path: Path):
-    clip, checked = clip_files / "clip0.mp4", tmp_path / "checked.csv"
-    budget = ("budget --timeline", saved_timeline(tmp_path / "t.safetensors", [clip]), "--checked", checked)
-    windows = f"video,start,end,label\n{clip},0,0.5,checked\n{clip},1,1.5,checked\n"
-    why = "one under way at the start of a checked window began before it"
-    for start, is_explained in ((1, True), (1.2, False)):
-        checked.write_text(f"{windows}{clip},{start},1.5,y\n")
-        assert (why in called(*budget).stderr) == is_explained
-
-
 def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Path, tmp_path: Path):
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     budget = ("budget", "--timeline", saved_timeline(tmp_path / "t.safetensors", videos))
@@ -216,21 +206,25 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     with checked.open("a") as file:  # all of clip0
         file.write(f"{videos[0]},0,2,y,\n")
     document = json_of(*budget, "--checked", checked)
-    parts = [document["groups"][name]["classes"][1]["seconds"]["estimate"] for name in ("clip", "clip0")]
-    assert [document["checked"], *parts] == [4, 0, 2]
-    assert "drawn at random in each group of recordings and watched" in document["methods"]
-    assert document["classes"][1]["seconds"]["estimate"] == 2
+    amounts = {row["group"]: row["seconds"] for row in document["rows"] if row["class"] == "y"}
+    assert (document["checked"], amounts) == (4, {"": 2, "clip": 0, "clip0": 2})
+    assert "drawn at random in each group of recordings. The" in document["methods"]
+    nested = json_of(*budget, "--checked", checked, "--group", r"(clip\d)")  # within the groups of the draw
+    assert {row["group"] for row in nested["rows"]} == {"", *(f"clip{number}" for number in range(4))}
+    for group in ("", "clip3"):
+        assert sum(row["percent"] for row in nested["rows"] if row["group"] == group) == pytest.approx(100)
+    assert {row["n"] for row in nested["means"]} == {4}
     printed = called(*budget, "--checked", checked).stderr
-    assert "intervals half as wide need about 4 more windows in each group, or all that are left: " in printed
+    assert "intervals half as wide need about 3 more windows in each group: everest" in printed
     other = "--group (clip): the windows were drawn with --group (clip0|clip); leave it out"
-    assert other in refused(*budget, "--checked", checked, "--group", "(clip)", code=2)
+    draw_more = ("--checked", checked, "--draw", 2, "-o", more)
+    assert other in refused(*budget, *draw_more, "--group", "(clip)", code=2)
     assert (
         "clip0: only 2 windows left" in called(*budget, "--checked", checked, "--draw", 3, "-o", more).stderr
     )
     assert all(line.endswith(",(clip0|clip)") for line in more.read_text().splitlines()[1:])
     check_all(more)
-    document = json_of(*budget, "--checked", more)
-    assert {name: part["checked"] for name, part in document["groups"].items()} == {"clip": 5, "clip0": 4}
+    assert json_of(*budget, "--checked", more)["checked"] == 9
 
 
 def test_a_truth_that_nobody_corrected_and_the_rules_of_a_saved_file_are_named(
@@ -274,29 +268,26 @@ def test_windows_are_drawn_to_be_checked_with_the_rules_of_the_timeline(clip_fil
 def test_a_budget_has_estimates_and_says_how_they_were_made(budget: list[object]):
     document, printed = json_of(*budget), called(*budget)
     assert (document["windows"], document["checked"], document["window"]) == (16, 6, 0.5)
-    for entry in document["classes"]:
-        low, high = entry["seconds"]["interval"]
-        assert 0 <= low <= entry["seconds"]["estimate"] <= high
+    for row in document["rows"]:
+        low, high = row["interval"]
+        assert 0 <= low <= row["seconds"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
     assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
-    assert "in 6 of 16 windows of 0.5 s, drawn at random and watched by a person" in document["methods"]
+    assert "A person watched 6 of 16 windows of 0.5 s, drawn at random." in document["methods"]
     assert "intervals half as wide need about 6 more windows: everest budget" in printed.stderr
 
 
 def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_path: Path):
     table, figure, document = tmp_path / "table.csv", tmp_path / "shares.svg", json_of(*budget)
-    groups = json_of(*budget, "--group", r"(clip)\d", "-o", table, "--plot", figure)["groups"]
+    rows = json_of(*budget, "--group", r"(clip)\d", "-o", table, "--plot", figure)["rows"]
     assert "share of time" in "".join(figure.read_text().split("<!--"))
-    assert groups == {
-        "clip": {key: value for key, value in document.items() if key not in ("groups", "methods")}
-    }
+    half = len(rows) // 2
+    for of_all, of_group in zip(rows[:half], rows[half:], strict=True):  # all recordings are in this group
+        assert {**of_group, "group": ""} == {**of_all, "interval": of_group["interval"]} | of_all
     with table.open(newline="") as file:
-        rows = [*csv.DictReader(file)]
-    assert [row["group"] for row in rows] == [""] * (len(rows) // 2) + ["clip"] * (len(rows) // 2)
-    assert float(rows[0]["high"]) == document["classes"][0]["seconds"]["interval"][1]
-    of_one = called(*budget, "--group", r"(clip\d)").stderr
-    assert f"{budget[-1]}: has no column 'group of draw'" in of_one
-    assert "two or more windows with the label 'checked' are needed" in of_one
+        written = [*csv.DictReader(file)]
+    assert [row["group"] for row in written] == [""] * half + ["clip"] * half
+    assert float(written[0]["high"]) == document["rows"][0]["interval"][1]
 
 
 def test_rows_that_a_budget_cannot_count_are_named(budget: list[object]):

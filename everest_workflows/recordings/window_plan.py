@@ -1,0 +1,98 @@
+"""How many windows to check: the intervals of a time budget, planned from the tests of a model's folds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from everest.config.heads import MULTI_LABEL, Head
+from everest.errors import DataError
+from everest.system.text import damage_errors, load_json
+from everest_workflows.annotations.bout import BACKGROUND
+from everest_workflows.recordings.footage import Extents, divide_footage
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER
+from everest_workflows.recordings.totals import Estimate, Sample, pool, squared_quantile
+
+PLANNED: Final = (5, 10, 20, 50, 100, 200)  # windows of each group
+DELIVERED: Final = "delivered"  # the outputs of the model that `everest train` delivers, among all candidates
+
+
+def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, Sample]:
+    """The labels and predictions of each class in the windows that `everest train --folds` tested, by group.
+
+    Args:
+        model: the folder or the weights, as a saved timeline names them.
+    """
+    folders = [Path(model), *Path(model).absolute().parents[:2]]
+    found = (sorted(folder.glob(f"{FOLDS_FOLDER}/*/report/outputs.json")) for folder in folders)
+    files = next(filter(None, found), [])
+    if not files:
+        fix = "train with --folds N, and run budget in the folder in which timeline ran"
+        raise DataError(f"--plan: no tests of folds beside {model or 'the model'}; {fix}")
+    labels, predicted, groups = [], [], []
+    for file in files:
+        fix = "train again in a new folder"
+        with damage_errors(file, fix=fix):
+            document = load_json(file, fix=fix)
+            outputs = np.array(document["outputs"][DELIVERED], np.float64).reshape(-1, len(names))
+            groups += document["groups"]
+            for values, label in zip(outputs, document["labels"], strict=True):
+                present = np.arange(len(names)) == values.argmax()
+                predicted.append(values >= head.thresholds if head.task == MULTI_LABEL else present)
+                labels.append(np.isin(np.arange(len(names)), label))
+    _, cells = np.unique(groups, return_inverse=True)
+    counts = np.bincount(cells)
+    return {
+        name: Sample(
+            labeled=np.array(labels, np.float64)[:, index],
+            predicted=np.array(predicted, np.float64)[:, index],
+            cells=cells,
+            windows=counts,
+            predicted_left=np.zeros(len(counts)),
+            is_share=True,
+        )
+        for index, name in enumerate(names)
+        if name != BACKGROUND
+    }
+
+
+def plan_windows(
+    extents: Extents, groups: Mapping[str, Collection[str]], tests: Mapping[str, Sample], seconds: float
+) -> list[dict[str, Any]]:
+    """Plan checked windows of some seconds, equally many in each group of recordings.
+
+    Returns:
+        For all recordings (group: empty) and each group, and each number of windows that it has: `group`,
+        `windows`, `minutes` to watch, `half_width` (half of the 95 % interval of each class, in seconds), and
+        the seconds of `footage`.
+    """
+    strata = [*groups.values()] or [extents]
+    sizes = np.array([len(divide_footage({v: extents[v] for v in videos}, seconds)) for videos in strata])
+    footage = np.array([sum(extents[v][1] - extents[v][0] for v in videos) for videos in strata])
+    names, rows = ["", *groups], []
+    numbers = [number for number in PLANNED if number < sizes.min()]
+    if not numbers:
+        raise DataError(f"--plan: a group has only {sizes.min()} windows of {seconds:g} s; use less --window")
+    for number in numbers:
+        left = sizes - number
+        shares = left / left.sum()
+        lengths = [footage.sum() - number * seconds * len(sizes), *(footage - number * seconds)]
+        halves: list[dict[str, float]] = [{} for _ in names]
+        for label, test in tests.items():
+            weight = test.tune()
+            effect, ratio = test.variation(weight)
+            of_all = float((shares**2 / number + shares / left.sum()).sum())
+            _, of_groups = pool(np.full(len(sizes), number), left, ratio)
+            scale = squared_quantile(len(sizes) * (number - 1) - (weight > 0)) * effect
+            for half, length, part in zip(halves, lengths, [of_all, *of_groups.tolist()], strict=False):
+                mean = float(test.labeled.mean())
+                _, low, high = Estimate(mean, scale * part, is_share=True).total(mean, length)
+                half[label] = round((high - low) / 2, 1)
+        for name, half, total in zip(names, halves, [footage.sum(), *footage], strict=False):
+            windows = number if name else number * len(sizes)
+            row = {"group": name, "windows": windows, "minutes": round(windows * seconds / 60, 1)}
+            rows.append({**row, "half_width": half, "footage": round(float(total), 3)})
+    return rows

@@ -336,6 +336,7 @@ def test_wrong_options_of_a_budget_are_named(budget: list[object], tmp_path: Pat
         ([*checked, "--group", "subject"], "have only names here; give a pattern"),
         (["--draw", 2, "-o", x, "--plot", tmp_path / "f.svg"], "--plot needs --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
-        ([], "give --draw N"),
+        ([], "give --plan, --draw N"),
+        (["--plan", *checked], "--plan: leave out --draw, --checked"),
     ):
         assert message in refused(name, option, timeline, *options, code=2)

@@ -85,14 +85,14 @@ def _compare(stretches: Sequence[Stretch], names: Sequence[str]) -> dict[str, An
     """Compare the bouts of two observers, which are `labeled` and `predicted` of the stretches."""
     behaviors = sorted({bout.label for each in stretches for bout in (*each.labeled, *each.predicted)})
     pairs = [
-        [frame_classes(each, bouts, behaviors) for bouts in (each.labeled, each.predicted)]
+        (frame_classes(each, each.labeled, behaviors), frame_classes(each, each.predicted, behaviors))
         for each in stretches
     ]
     flags = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]  # two of (F, C)
     rows: list[dict[str, Any]] = []
     for index, name in enumerate(behaviors):
-        segments = [[find_segments(part[:, [index]]) for part in pair] for pair in pairs]
-        right = sum(count_right(*each, OVERLAP) for each in segments)
+        segments = [tuple(find_segments(part[:, [index]]) for part in pair) for pair in pairs]
+        right = sum(count_right(labeled, predicted, OVERLAP) for labeled, predicted in segments)
         total = sum(len(part) for each in segments for part in each)
         columns = [part[:, index] for part in flags]
         seconds = (round(STEP * int(column.sum()), 3) for column in columns)

@@ -3,9 +3,9 @@
 With `num_outputs`, the last block computes only the last L tokens, which attend to all K: a decoder needs no
 output for visible tokens, an encoder none for its class token.
 
-A linear layer usually stores its input for the gradient of its weight. Here that input is a norm or an
-activation of a tensor that is stored anyway, so the backward pass computes it again, to save memory. This is
-exact: outputs and gradients are those of the plain formulation.
+A linear layer usually stores its input for the gradient of its weight. In a block that input is a norm or an
+activation of a tensor that is stored anyway, so a `RecomputedLinear` computes it again in the backward pass,
+to save memory. This is exact: outputs and gradients are those of the plain formulation.
 
 B batch, K tokens, L tokens whose outputs are computed, D width, E = D / heads, F width of the MLP, P outputs
 of a linear layer.
@@ -13,7 +13,7 @@ of a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -111,8 +111,8 @@ class Block(nn.Module):
             mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
         residual = x if num_outputs is None else last_tokens(x, num_outputs)  # (B, L, D)
-        x = residual + self.drop_path1(self.attn(Normed(x, self.norm1), num_outputs, rotation, mask))
-        return x + self.drop_path2(self.mlp(Normed(x, self.norm2)))
+        x = residual + self.drop_path1(self.attn(x, self.norm1, num_outputs, rotation, mask))
+        return x + self.drop_path2(self.mlp(x, self.norm2))
 
 
 class Attention(nn.Module):
@@ -126,7 +126,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, *, rotary: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = RecomputedLinear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
         if rotary:
@@ -136,19 +136,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Normed, num_outputs: int | None, rotation: Rotation | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        norm: nn.Module,
+        num_outputs: int | None,
+        rotation: Rotation | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        """Attend from the last L tokens, or all, to all tokens (B, K, D): (B, L, D)."""
-        weight, width = self.qkv.weight, x.tokens.size(-1)  # (3 * D, D): of queries, keys, values
-        if num_outputs is None:  # one product
-            bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
-            q, k, v = x.linear(weight, bias).chunk(3, -1)  # (B, K, D) each
-        else:  # queries of the last tokens only
-            last = Normed(last_tokens(x.tokens, num_outputs), x.norm)
-            q = last.linear(weight[:width], self.q_bias)  # (B, L, D)
-            bias = torch.cat([self.k_bias, self.v_bias])
-            k, v = x.linear(weight[width:], bias).chunk(2, -1)  # (B, K, D) each
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        """Attend from the last L of the normed tokens (B, K, D), or from all, to all: (B, L, D)."""
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])  # (3 * D,)
+        q, k, v = self.qkv(norm(x), Origin(x, norm), bias).chunk(3, -1)  # (B, K, D) each
+        if num_outputs is not None:
+            q = last_tokens(q, num_outputs)  # (B, L, D)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
@@ -164,17 +164,20 @@ class Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, activation: Activation | NormedSwiglu, eps: float) -> None:
         super().__init__()
         self.activation: Activation = "swiglu" if activation == "normed-swiglu" else activation
-        self.fc1 = nn.Linear(width, 2 * hidden if self.activation == "swiglu" else hidden)
+        self.fc1 = RecomputedLinear(width, 2 * hidden if self.activation == "swiglu" else hidden)
         self.norm = LayerNorm(hidden, eps=eps) if activation == "normed-swiglu" else None
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = RecomputedLinear(hidden, width)
 
-    def forward(self, x: Normed) -> Tensor:
-        """Apply the MLP to tokens (B, K, D): (B, K, D)."""
-        hidden = x.linear(self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
-        if self.norm is None:
-            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
-        gated = RecomputedSwiglu.apply(hidden).to(x.tokens.dtype)  # (B, K, F), as the input of every norm
-        return Normed(gated, self.norm).linear(self.fc2.weight, self.fc2.bias)
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Apply the MLP to the normed tokens (B, K, D): (B, K, D)."""
+        precision = x.dtype  # of the input of every norm, higher than that of products under autocast
+
+        def activated(hidden: Tensor) -> Tensor:
+            inner = activate(hidden, self.activation)
+            return inner if self.norm is None else self.norm(inner.to(precision))
+
+        hidden = self.fc1(norm(x), Origin(x, norm))  # (B, K, F), with SwiGLU (B, K, 2 F)
+        return self.fc2(activated(hidden), Origin(hidden, activated))
 
 
 class DropPath(nn.Module):
@@ -226,125 +229,80 @@ def last_tokens(x: Tensor, count: int) -> Tensor:
     return x[:, x.size(1) - count :]
 
 
-class Normed(NamedTuple):
-    """Tokens, and the norm that the next linear layer applies to them."""
-
-    tokens: Tensor  # (B, K, D)
-    norm: LayerNorm
-
-    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """`linear(norm(tokens))`: (B, K, P)."""
-        norm = self.norm
-        return NormLinear.apply(self.tokens, norm.weight, norm.bias, norm.eps, weight, bias)
-
-
 def activate(x: Tensor, activation: Activation) -> Tensor:
     """GELU of (..., K, F), or SwiGLU (Shazeer 2020) of (..., K, 2 F): silu(first half) * second half."""
-    if activation == "swiglu":
-        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
-        return F.silu(gate) * value
-    if activation == "quick":
-        return F.silu(QUICK_GELU_FACTOR * x) / QUICK_GELU_FACTOR
-    return F.gelu(x, approximate=GELU_APPROXIMATIONS[activation])
+    if activation in GELU_APPROXIMATIONS:
+        return F.gelu(x, approximate=GELU_APPROXIMATIONS[activation])
+    function = _swiglu if activation == "swiglu" else _quick_gelu
+    if torch.compiler.is_compiling():
+        return function(x)
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=False)  # stores x only
 
 
-def activation_gradient(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
-    """The gradient of the input x of `activate`, of its shape, from that of its output (..., K, F)."""
-    aten = torch.ops.aten
-    if activation == "swiglu":
-        gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
-        return torch.cat([aten.silu_backward(grad * value, gate), grad * F.silu(gate)], dim=-1)
-    if activation == "quick":
-        return aten.silu_backward(grad, QUICK_GELU_FACTOR * x)
-    return aten.gelu_backward(grad, x, approximate=GELU_APPROXIMATIONS[activation])
+def _swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, dim=-1)  # (..., K, F) each
+    return F.silu(gate) * value
 
 
-def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
-    """Cast the weight to the precision of its product with `x`, as autocast does in the forward pass.
-
-    The copy is saved: the backward pass runs without autocast, and would have to cast the weight again.
-    """
-    device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):  # meta has no autocast
-        return weight
-    return weight.to(torch.get_autocast_dtype(device))
+def _quick_gelu(x: Tensor) -> Tensor:
+    return F.silu(QUICK_GELU_FACTOR * x) / QUICK_GELU_FACTOR
 
 
-class ActivationLinear(torch.autograd.Function):
-    """y = a(x) W^T + b, with the activation a: (B, K, D) of x (B, K, F), with SwiGLU (B, K, 2 F).
+class Origin(NamedTuple):
+    """What the input of a linear layer is computed from: it is `function` of `tensor`."""
 
-    Saves x and W. With g the gradient of y: dx = (g W) a'(x), dW = g^T a(x), db = the sum of g.
+    tensor: Tensor
+    function: Callable[[Tensor], Tensor]
+
+
+class RecomputedLinear(nn.Linear):
+    """A Linear that computes its input again in the backward pass, if the input's `origin` is given.
+
+    Forward hooks and adapters get the input itself, as of any Linear.
     """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: Activation) -> Tensor:
-        ctx.weight_dtype, ctx.activation = weight.dtype, activation
-        weight = _autocast_weight(x, weight)
-        ctx.save_for_backward(x, weight)
-        return F.linear(activate(x, activation), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors  # (B, K, F), with SwiGLU (B, K, 2 F); (D, F)
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
-        grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
-        flat_grad = grad.flatten(0, -2)  # (B * K, D)
-        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # the shape of x
-        grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
-        grad_weight = None
-        if needs_weight:
-            activated = activate(x, ctx.activation).flatten(0, -2)  # (B * K, F)
-            grad_weight = (flat_grad.T @ activated).to(ctx.weight_dtype)
-        return grad_x, grad_weight, grad_bias, None
+    def forward(self, input: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
+        """Map the input (..., C) to (..., P). A given `bias` (P,) replaces the layer's own."""
+        return recomputed_linear(input, self.weight, self.bias if bias is None else bias, origin)
 
 
-class NormLinear(torch.autograd.Function):
-    """y = n(x) W^T + b, with the LayerNorm n: (B, K, P) of x (B, K, D).
+def recomputed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Origin | None) -> Tensor:
+    """`F.linear`, which stores the tensor of the origin instead of x."""
+    if origin is None:
+        return F.linear(x, weight, bias)
+    return _LinearOfOrigin.apply(x, weight, bias, *origin)
 
-    Saves x, W, and the scale and shift of n. With g the gradient of y: dW = g^T n(x), db = the sum of g, and
-    torch's backward pass of LayerNorm maps dn = g W to the gradients of x, scale and shift.
-    """
+
+class _LinearOfOrigin(torch.autograd.Function):
+    """y = x W^T + b. With g the gradient of y: dx = g W, dW = g^T x, db = the sum of g."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        tensor: Tensor,
+        function: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        ctx.weight_dtype, ctx.eps = weight.dtype, eps
-        norm_dtype = torch.promote_types(x.dtype, scale.dtype)  # weights may be bfloat16
-        scale, shift = scale.to(norm_dtype), shift.to(norm_dtype)
-        weight = _autocast_weight(x, weight)
-        ctx.save_for_backward(x, scale, shift, weight)
-        return F.linear(F.layer_norm(x, scale.shape, scale, shift, eps), weight, bias)
+        ctx.weight_dtype, ctx.function = weight.dtype, function
+        device = x.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):  # meta has no autocast
+            # The backward pass runs without autocast, and would have to cast the weight again.
+            weight = weight.to(torch.get_autocast_dtype(device))
+        ctx.save_for_backward(tensor, weight)
+        return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, shift, weight = ctx.saved_tensors  # (B, K, D), (D,), (D,), (P, D)
-        needs_norm, (needs_weight, needs_bias) = ctx.needs_input_grad[:3], ctx.needs_input_grad[4:]
-        normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
+        tensor, weight = ctx.saved_tensors  # (P, C)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
         flat_grad = grad.flatten(0, -2)  # (B * K, P)
-        grad_x = grad_scale = grad_shift = grad_weight = None
+        grad_x = grad @ weight if needs_x else None  # (B, K, C)
         grad_bias = flat_grad.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        grad_weight = None
         if needs_weight:
-            grad_weight = (flat_grad.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
-        if any(needs_norm):
-            grad_normed = (grad @ weight).to(x.dtype)  # (B, K, D)
-            grad_x, *grads = torch.ops.aten.native_layer_norm_backward(
-                grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
-            )
-            grad_scale, grad_shift = (g if g is None else g.to(ctx.weight_dtype) for g in grads)
-        return grad_x, grad_scale, grad_shift, None, grad_weight, grad_bias
-
-
-class RecomputedSwiglu(torch.autograd.Function):
-    """SwiGLU (B, K, F) of (B, K, 2 F); saves its input only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return activate(x, "swiglu")
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return activation_gradient(grad_outputs[0], x, "swiglu")
+            x = ctx.function(tensor).to(grad.dtype).flatten(0, -2)  # (B * K, C)
+            grad_weight = (flat_grad.T @ x).to(ctx.weight_dtype)
+        return grad_x, grad_weight, grad_bias, None, None

@@ -2,8 +2,7 @@
 
 Frozen weights get no gradient and are not in the optimizer.
 
-A `Block` reads the weights of its Linear modules and computes with them itself, so an adapter has the sum as
-its weight; peft computes with two products in `forward`.
+An adapter adds to the weight of its layer, so that it needs no product of its own; peft computes two more.
 
 D rows, C columns of a matrix, R rank.
 """
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.models.block import Origin, recomputed_linear
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
@@ -90,8 +90,9 @@ class LowRank(nn.Module):
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
+        """As of a `RecomputedLinear`."""
+        return recomputed_linear(x, self.weight, self.bias if bias is None else bias, origin)
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.ao.nn.quantized.dynamic as quantized
 import torch.nn.functional as F
 from timm.layers.activations import GELUTanh, QuickGELU
 from tiny_models import PARTS, grouped, randomized, tiny
-from torch import Tensor
+from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.model_settings import BACKBONES
@@ -16,7 +18,7 @@ from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings
 from everest.config.values import Rotary
 from everest.methods.grid import TokenGrid
-from everest.models.block import Activation, Block, NormedSwiglu
+from everest.models.block import Activation, Block, NormedSwiglu, RecomputedLinear
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import choose_trained
 from everest.models.positions import RotaryPositions
@@ -158,3 +160,70 @@ def test_the_norm_before_the_blocks_belongs_to_the_embedding():
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not any("norm_before" in name or "registers" in name for name in trained)
     assert "encoder.blocks.0.mlp.norm.weight" in trained
+
+
+class Adapted(nn.Module):
+    """A layer and two more products of its input, as peft's LoRA computes them."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Linear(layer.in_features, 4, bias=False)
+        self.up = nn.Linear(4, layer.out_features, bias=False)
+
+    def forward(self, x: Tensor, *options: object) -> Tensor:
+        return self.layer(x, *options) + self.up(self.down(x))
+
+
+class Quantized(quantized.Linear):
+    """Dynamic quantization of a `RecomputedLinear`."""
+
+    @classmethod
+    def from_float(cls, mod: nn.Linear, **options: bool) -> Quantized:
+        plain = nn.Linear(mod.in_features, mod.out_features)
+        plain.load_state_dict({"bias": torch.zeros(mod.out_features), **mod.state_dict()})
+        plain.qconfig = mod.qconfig
+        return super().from_float(plain, **options)
+
+    def forward(self, x: Tensor, origin: object = None, bias: Tensor | None = None) -> Tensor:
+        product = super().forward(x)
+        return product if bias is None else product + bias
+
+
+LINEARS = {
+    f"blocks.{block}.{name}" for block in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+}
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_hooks_and_adapters_act_on_the_linear_layers_of_a_block(class_token: bool):
+    model = randomized(tiny("classifier", num_classes=3, class_token=class_token))
+    clips, inputs = torch.randn(2, 3, 8, 32, 32), {}
+    for name in LINEARS:
+        layer = model.encoder.get_submodule(name)
+        layer.register_forward_hook(lambda layer, given, out, name=name: inputs.update({name: given[0]}))
+        model.encoder.set_submodule(name, Adapted(layer))
+    adapted = model(clips)
+    assert inputs.keys() == LINEARS
+    assert all(
+        x.size(-1) == model.encoder.get_submodule(name).layer.in_features for name, x in inputs.items()
+    )
+    adapted.square().sum().backward()
+    for name in LINEARS:
+        adapter = model.encoder.get_submodule(name)
+        assert adapter.down.weight.grad.any()
+        with torch.no_grad():
+            adapter.layer.weight += adapter.up.weight @ adapter.down.weight
+        model.encoder.set_submodule(name, adapter.layer)
+    torch.testing.assert_close(model(clips), adapted)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated
+def test_dynamic_quantization_acts_on_the_linear_layers_of_a_block():
+    model, clips = tiny("encoder").eval(), torch.randn(2, 3, 8, 32, 32)
+    mapping = {nn.Linear: quantized.Linear, RecomputedLinear: Quantized}
+    coded = quantize_dynamic(model, set(mapping), mapping=mapping)
+    names = {name for name, module in coded.encoder.named_modules() if isinstance(module, quantized.Linear)}
+    assert names == LINEARS
+    expected = model(clips)
+    assert 0 < (coded(clips) - expected).norm() < 0.05 * expected.norm()

@@ -19,6 +19,7 @@ from everest.engine.setup import StageInputs, make_training
 from everest.engine.step import PassLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
+from everest.methods.grid import NoiseLayout
 from everest.models.base import PretrainingOutput
 from everest.models.spec import pretrain_spec
 from everest.system.run_folder import TOKENIZER_FOLDER
@@ -32,16 +33,16 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     spec = pretrain_spec(recipe, find_frozen(recipe))
     if init_weights is not None:
         spec = init_weights.adapted(spec)
-    dataset = _make_dataset(recipe, context)
+    dataset = _make_dataset(recipe, spec.noise_layout, context)
     inputs = StageInputs(
         recipe=recipe, section=recipe.pretrain, spec=spec, dataset=dataset, init_weights=init_weights
     )
     return Pretraining(training=make_training(inputs, context))
 
 
-def _make_dataset(recipe: Recipe, context: RunContext) -> ClipDataset:
+def _make_dataset(recipe: Recipe, noise: NoiseLayout, context: RunContext) -> ClipDataset:
     """The videos of pre-training, with their tokens if the recipe has a cache of them."""
-    dataset = pretrain_dataset(recipe)
+    dataset = pretrain_dataset(recipe, noise)
     if recipe.pretrain.objective == "views" and len(dataset) < 2:
         raise DataError(
             f"data.{pretrain_key(recipe.data)}: one video; pretrain.objective=views compares several: name "

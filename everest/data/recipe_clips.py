@@ -61,11 +61,14 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
     return digest.hexdigest()[:16]
 
 
-def pretrain_dataset(recipe: Recipe) -> ClipDataset:
-    """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
+def pretrain_dataset(recipe: Recipe, noise: NoiseLayout | None = None) -> ClipDataset:
+    """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set.
+
+    Args:
+        noise: of the model's spec; None: without frame selection and the camera task.
+    """
     data, section = recipe.data, recipe.pretrain
-    alpha, camera = section.frame_selection.alpha, section.camera_motion
-    noise = NoiseLayout.of(clip_grid(recipe), alpha=alpha, camera=camera)  # as in the model's spec
+    noise = noise or NoiseLayout.of(clip_grid(recipe))
     clip = replace(clip_format(recipe, "pretrain"), frames=noise.candidates.t * recipe.model.tubelet[0])
     views = PretrainViews(
         **vars(clip),

@@ -156,7 +156,9 @@ def _make_step(
 
 def open_stage_dataset(recipe: Recipe, stage: StageName) -> ClipDataset:
     """Open the data set of a training stage; DataError if the videos cannot be found."""
-    return pretrain_dataset(recipe) if stage == "pretrain" else finetune_dataset(recipe)[0]
+    if stage == "finetune":
+        return finetune_dataset(recipe)[0]
+    return pretrain_dataset(recipe, make_stage_spec(recipe, stage).noise_layout)
 
 
 def measure_reading(dataset: ClipDataset, *, workers: int | Literal["auto"]) -> float:

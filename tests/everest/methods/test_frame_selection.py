@@ -111,4 +111,4 @@ def test_the_numbers_are_those_of_tokens_then_slices_then_the_camera():
 def test_the_loader_draws_the_numbers_that_the_model_splits(recipe: Path, override: str):
     loaded = load_recipe(recipe, overrides=[f"pretrain.{override}"])
     model = pretrain_spec(loaded, find_frozen(loaded)).build()
-    assert pretrain_dataset(loaded).num_noise == model.noise_layout.total  # pyright: ignore
+    assert pretrain_dataset(loaded, model.noise_layout).num_noise == model.noise_layout.total  # pyright: ignore

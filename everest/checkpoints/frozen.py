@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
@@ -83,8 +83,10 @@ def build_with_teacher(spec: ModelSpec, recipe: Recipe) -> Transformer:
     return spec.build(teacher)
 
 
-class FrozenEncoder(nn.Module):
+class FrozenEncoder:
     """A frozen encoder that maps clips of a model to the features of the model's tokens.
+
+    It is not part of the model's weights, nor copied with them.
 
     Frames are resized so that the encoder's patches give the model's token grid. If the encoder was trained
     on shorter clips, such as single images, clips are divided into windows of that many slices, if possible.
@@ -94,14 +96,16 @@ class FrozenEncoder(nn.Module):
     """
 
     def __init__(self, encoder: VideoEncoder, pixels: PixelStatistics) -> None:
-        super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
         self.width = encoder.encoder.width
         self.pixels = pixels
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # the model's weight average shares it
+
     @torch.compiler.disable()
     @torch.no_grad()
-    def forward(self, frames: Tensor) -> Tensor:
+    def __call__(self, frames: Tensor) -> Tensor:
         """Encode all tokens of clips (B, C, T, H, W), bytes or normalized by `pixels`: (B, N, D)."""
         encoder, grid = self.encoder, self.encoder.encoder.grid
         if encoder.device != frames.device:

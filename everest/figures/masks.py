@@ -99,13 +99,13 @@ def _reconstruct(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection)
 
     None if nothing is predicted, or features, which have no pixels to show.
     """
-    if not selection.target.size(1) or isinstance(model.targets, FeatureTargets):
+    if not selection.target.size(1) or isinstance(model.targets.settings, FeatureTargets):
         return None
     prediction = model(x, selection=selection).prediction
     inputs, tubelet = model.to_input(x), model.embedding.tubelet
     patches = patchify(model.pixels.unnormalize(inputs), tubelet)[0]  # (N, C, t, p, q)
     completed = torch.full_like(patches, HIDDEN_GRAY)
-    completed[selection.target[0]] = model.targets.as_pixels(prediction, inputs, selection.target, tubelet)[0]
+    completed[selection.target[0]] = model.targets.as_pixels(prediction, inputs, selection.target)[0]
     completed[selection.visible[0]] = patches[selection.visible[0]]
     return _to_frames(unpatchify(completed[None], model.encoder.grid))
 

@@ -1,7 +1,7 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-A target is a frozen dataclass whose fields are its keys in a recipe. `Target.bound` copies it for a model,
-with what is not a setting: the pixel statistics of the model's clips, and its frozen tokenizer or teacher.
+A target is a frozen dataclass whose fields are its keys in a recipe. `Target.make` makes the module that
+computes its values and its loss for a model.
 
 B batch, C channels, T frames, H W pixels, N tokens, M target tokens, P values of a token, t p q a tubelet's
 frames, rows and columns, D the width of a teacher or the dimensions of a code.
@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, Discriminator, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.methods.external import external, is_import_path, must_be, name_by_class
 from everest.methods.grid import gather_patches, gather_tokens
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.video.pixels import PixelStatistics
 
 __all__ = [  # the public names of everest.targets
     "FeatureTargets",
+    "PixelModule",
     "PixelTargets",
     "Target",
+    "TargetModule",
     "TokenTargets",
     "gather_patches",
     "mean_squared_error",
@@ -47,29 +48,41 @@ class Target(ABC):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     needs_tokenizer: ClassVar[bool] = False
-    of_frames: ClassVar[bool] = False  # `values` take the clips, not the model's input
-    # Set by `bound`. They are not settings, and therefore not fields.
-    pixels: ClassVar[PixelStatistics] = IMAGENET
-    frozen: ClassVar[Any] = None  # the tokenizer or teacher that computes values
     kind: str = ""  # its name in a recipe; of another package: its import path
     cache = None  # a setting of the targets that can be stored
 
     def __post_init__(self) -> None:
         name_by_class(self, "kind")
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # shared with the average of the model's weights
-
-    def bound(self, pixels: PixelStatistics, frozen: object = None) -> Self:
-        """A copy for a model whose clips have these `pixels`, with its frozen tokenizer or teacher."""
-        target = copy(self)
-        vars(target).update(pixels=pixels, frozen=frozen)  # attributes of a target cannot be assigned
-        return target
-
     @property
     def is_external(self) -> bool:
         """Whether another package defines the target."""
         return is_import_path(self.kind)
+
+    @abstractmethod
+    def make(self, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> TargetModule:
+        """Make the module of a model.
+
+        Args:
+            tubelet: frames, rows and columns of a token.
+            pixels: channels, mean and std of the model's clips.
+            frozen: the trained tokenizer or teacher, if the target needs one.
+        """
+
+
+class TargetModule(nn.Module, ABC):
+    """Computes the values of a target, and the loss of a prediction. Its arguments: see `Target.make`."""
+
+    of_frames = False  # `values` take the clips, not the model's input
+
+    def __init__(self, settings: Any, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> None:
+        super().__init__()
+        self.settings, self.tubelet, self.pixels, self.frozen = settings, tubelet, pixels, frozen
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """P, the number of values predicted for a token."""
 
     @property
     def loss_of_one_color(self) -> float | None:
@@ -77,11 +90,7 @@ class Target(ABC):
         return None
 
     @abstractmethod
-    def width(self, tubelet: Tubelet) -> int:
-        """P, the number of values predicted for a token of `tubelet` (frames, rows, columns)."""
-
-    @abstractmethod
-    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The values (B, M, P) float32 to predict at the tokens `ids` (B, M) of clips (B, C, T, H, W).
 
         A target of another package gets normalized clips; a target of everest may also get bytes.
@@ -95,9 +104,9 @@ class Target(ABC):
         """
         return mean_squared_error(prediction, values, scored)
 
-    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Convert predictions (B, M, P) to pixels (B, M, C, t, p, q) in [0, 1], by default gray."""
-        return prediction.new_full((*ids.shape, frames.size(1), *tubelet), 0.5)
+        return prediction.new_full((*ids.shape, frames.size(1), *self.tubelet), 0.5)
 
 
 def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
@@ -125,55 +134,62 @@ class PixelTargets(Target):
     normalize: Normalize = True  # per tubelet and channel, as released; token: as ST-MAE
     frames: Literal["all", "half"] = "all"  # half: one frame of each tubelet, as ST-MAE
 
+    def make(self, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> PixelModule:
+        return PixelModule(self, tubelet, pixels)
+
+
+class PixelModule(TargetModule):
+    """Computes `PixelTargets`."""
+
+    @property
+    def width(self) -> int:
+        t, p, q = self.tubelet
+        return (t if self.settings.frames == "all" else 1) * p * q * self.pixels.channels
+
     @property
     def loss_of_one_color(self) -> float | None:
-        return 1.0 if self.normalize and type(self).loss is Target.loss else None
+        return 1.0 if self.settings.normalize and type(self).loss is TargetModule.loss else None
 
-    def width(self, tubelet: Tubelet) -> int:
-        t, p, q = tubelet
-        return (t if self.frames == "all" else 1) * p * q * self.pixels.channels
-
-    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The values (B, M, P) in the order (frame, row, column, channel) of the released programs."""
-        patches, mean, std = self._with_moments(frames, ids, tubelet)
+        patches, mean, std = self._with_moments(frames, ids)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, M, t*p*q*C)
 
-    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Convert predictions (B, M, P) to pixels (B, M, C, t, p, q) in [0, 1]. One frame fills both frames.
 
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
         """
-        patches, mean, std = self._with_moments(frames, ids, tubelet)
+        patches, mean, std = self._with_moments(frames, ids)
         values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
-        return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, tubelet[0], -1, -1)
+        return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
 
-    def _with_moments(
-        self, frames: Tensor, ids: Tensor, tubelet: Tubelet
-    ) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    def _with_moments(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """The pixels that are predicted, (B, M, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
 
         These have shapes that broadcast; without normalization they are 0 and 1.
         """
-        patches = self.pixels.to_unit_range(gather_patches(frames, ids, tubelet))
-        if self.frames == "half":
+        patches = self.pixels.to_unit_range(gather_patches(frames, ids, self.tubelet))
+        if self.settings.frames == "half":
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
-            t, p, q = tubelet
+            t, p, q = self.tubelet
             slices = frames.size(2) // t
             slice_ids = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, M)
             offset = slice_ids * (t - 1) // max(slices - 1, 1)  # (B, M): the frame within the tubelet
             index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
             patches = patches.gather(3, index)
-        if not self.normalize:
+        normalize = self.settings.normalize
+        if not normalize:
             return patches, 0.0, 1.0
-        dims = (-4, -3, -2, -1) if self.normalize == "token" else (-3, -2, -1)
+        dims = (-4, -3, -2, -1) if normalize == "token" else (-3, -2, -1)
         mean = patches.mean(dim=dims, keepdim=True)
         # torch.std takes several times as long on a CPU.
         num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         std = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(num_values - 1)
         # The released programs add 1e-6 at different steps.
-        return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
+        return patches, mean, (std.square() + 1e-6).sqrt() if normalize == "token" else std + 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,26 +201,33 @@ class TokenTargets(Target):
     are our choice.
     """
 
-    frozen: ClassVar[Any]  # everest.tokenizer.frozen_tokenizer.FrozenTokenizer
     needs_tokenizer: ClassVar[bool] = True
     kind: Literal["tokens"] = "tokens"
     cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the tokenizer
     space: CodeSpace = "values"  # LVMAE eq. 2
 
-    def width(self, tubelet: Tubelet) -> int:
+    def make(self, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> TokenModule:
+        return TokenModule(self, tubelet, pixels, frozen)
+
+
+class TokenModule(TargetModule):
+    """Computes `TokenTargets` with an everest.tokenizer.frozen_tokenizer.FrozenTokenizer."""
+
+    @property
+    def width(self) -> int:
         levels = self.frozen.levels
-        return sum(levels) if self.space == "codes" else len(levels)
+        return sum(levels) if self.settings.space == "codes" else len(levels)
 
-    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The codes (B, M, D) float32 of the tokens `ids` (B, M); for `codes` int64 levels."""
-        return self.frozen.values(frames, ids, self.space)
+        return self.frozen.values(frames, ids, self.settings.space)
 
-    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
-        return self.frozen.rebuilt(prediction, frames, ids, self.space)
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        return self.frozen.rebuilt(prediction, frames, ids, self.settings.space)
 
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
-        if self.space != "codes":
+        if self.settings.space != "codes":
             return mean_squared_error(prediction, values, scored)
         logits = prediction.float().split(self.frozen.levels, dim=-1)  # (B, M, levels) each
         errors = [
@@ -231,20 +254,29 @@ class FeatureTargets(Target):
 
     The teacher does not change, so the targets cannot collapse, and losses of different steps can be compared
     (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
-
-    A model that is not trained further only needs the `TeacherUse`.
     """
 
-    frozen: ClassVar[Any]  # everest.checkpoints.frozen.FrozenEncoder, or a TeacherUse
-    of_frames: ClassVar[bool] = True
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
 
-    def width(self, tubelet: Tubelet) -> int:
+    def make(self, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> FeatureModule:
+        return FeatureModule(self, tubelet, pixels, frozen)
+
+
+class FeatureModule(TargetModule):
+    """Computes `FeatureTargets` with an everest.checkpoints.frozen.FrozenEncoder.
+
+    A model that is not trained further only needs the `TeacherUse`.
+    """
+
+    of_frames = True
+
+    @property
+    def width(self) -> int:
         return self.frozen.width
 
-    def values(self, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """The features (B, M, D) float32 of the tokens `ids` (B, M), each with mean 0 and variance 1."""
         if isinstance(self.frozen, TeacherUse):
             raise ValueError(
@@ -253,7 +285,7 @@ class FeatureTargets(Target):
         features = self.frozen(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
-    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor, tubelet: Tubelet) -> Tensor:
+    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""
         raise NotImplementedError("features have no pixels")
 

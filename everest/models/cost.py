@@ -25,7 +25,7 @@ from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.image_classifier import ImageSpec
 from everest.models.mae import AutoencoderSpec
-from everest.models.memory import model_on_meta
+from everest.models.memory import model_on_meta, run_on_meta
 from everest.models.view_model import ViewSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
@@ -62,7 +62,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
     with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
-        model(frames, noise=torch.empty(clips, spec.noise_layout.total, device="meta"))
+        run_on_meta(model, frames, torch.empty(clips, spec.noise_layout.total, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     counted = [name for name, _ in model.named_children() if name != "encoder"]
@@ -104,9 +104,9 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer_in_step is None:
         return None
+    clip = torch.empty(1, spec.channels, spec.frames, *spec.size, device="meta")
     with torch.device("meta"):
         tokenizer = spec.tokenizer_in_step.settings.build().eval()
-        clip = torch.empty(1, spec.channels, spec.frames, *spec.size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tokenizer.encode(clip)
     return counter.get_total_flops() // 2

@@ -20,7 +20,7 @@ from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
 from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs, gather_tokens
 from everest.methods.selection import TopK, draw_slices, kept_per_slice, measure_importance
-from everest.methods.targets import AnyTarget, FeatureTargets, Target, TeacherUse
+from everest.methods.targets import AnyTarget, FeatureTargets, TargetModule, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
 from everest.models.clip_spec import PretrainSpec
@@ -121,7 +121,7 @@ class AutoencoderSpec(PretrainSpec):
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
-    def build(self, teacher: nn.Module | None = None) -> MaskedAutoencoder:
+    def build(self, teacher: object = None) -> MaskedAutoencoder:
         """Build the model; without a `teacher` its features are not computed."""
         tokenizer = None
         if self.tokenizer is not None:
@@ -132,7 +132,8 @@ class AutoencoderSpec(PretrainSpec):
             if self.tokenizer_in_step:  # with a token cache it is loaded later, if at all
                 _ = tokenizer.tokenizer  # loads it now, to report a missing file at once
         frozen = tokenizer if self.target.needs_tokenizer else teacher or self.teacher
-        return MaskedAutoencoder(self, targets=self.target.bound(self.pixels, frozen), tokenizer=tokenizer)
+        targets = self.target.make(self.model.tubelet, self.pixels, frozen)
+        return MaskedAutoencoder(self, targets=targets, tokenizer=tokenizer)
 
 
 class MaskedAutoencoder(PretrainingModel):
@@ -141,12 +142,12 @@ class MaskedAutoencoder(PretrainingModel):
     benchmarks/plain_step.py has the same step, its blocks included, in plain code; a test compares them.
 
     Args:
-        targets: `bound` to the clips of the model; computes the values of target tokens.
+        targets: computes the values of target tokens, and the loss.
         tokenizer: gives the scores by which some strategies rank tokens.
     """
 
     def __init__(
-        self, spec: AutoencoderSpec, *, targets: Target, tokenizer: FrozenTokenizer | None = None
+        self, spec: AutoencoderSpec, *, targets: TargetModule, tokenizer: FrozenTokenizer | None = None
     ) -> None:
         super().__init__(spec)
         self.targets = targets
@@ -155,7 +156,7 @@ class MaskedAutoencoder(PretrainingModel):
         size = spec.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
-        self.decoder = Decoder(spec, target_width=targets.width(self.embedding.tubelet))
+        self.decoder = Decoder(spec, target_width=targets.width)
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
@@ -257,6 +258,6 @@ class MaskedAutoencoder(PretrainingModel):
         if values is not None:
             return gather_tokens(values, ids)
         frames = clips if self.targets.of_frames else x
-        if self.targets.is_external:  # everest's own also take bytes
+        if self.targets.settings.is_external:  # everest's own also take bytes
             frames = self.pixels.normalized(frames)
-        return self.targets.values(frames, ids, self.embedding.tubelet)
+        return self.targets.values(frames, ids)

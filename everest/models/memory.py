@@ -5,14 +5,13 @@ batches until one fits. Without the clip of the next pass, this gives 99 to 101 
 H100 in bf16 (benchmarks/performance.md) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
 checkpointing, in 2 seconds.
 
-B clips of a pass, C channels, T frames, H W pixels, N tokens, M target tokens, D dimensions of a code, P
-values of a token.
+B clips of a pass, C channels, T frames, H W pixels, N tokens, D dimensions of a code, P values of a token.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from everest.config.settings import TrainedSection
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selection import Strategy
-from everest.methods.targets import FeatureTargets
+from everest.methods.targets import mean_squared_error
 from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
 from everest.models.clip_spec import ModelSpec
@@ -28,7 +27,6 @@ from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import Transformer
 from everest.system.compute import peak_bytes
-from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 from everest.tokenizer.spec import TokenizerSpec
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
@@ -97,7 +95,7 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
             noise = torch.empty(clips, model.noise_layout.total)
             # Slices are drawn from candidates by importance; without it, the model takes a clip.
             candidates = clip if with_importance else clip[:, :, : spec.frames]
-            return model(candidates, noise=noise), clip, next_clip
+            return run_on_meta(model, candidates, noise), clip, next_clip
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
         augmented = normalized.clone() if trains else normalized  # parts erased, clips mixed
         return model(augmented, noise=noise), normalized, clip, next_clip
@@ -117,10 +115,10 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer_in_step is None:
         return 0
-    settings = spec.tokenizer_in_step.settings
-    with torch.device("meta"):
-        tokenizer = settings.build().eval()
-    frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
+    model = model_on_meta(spec)
+    assert isinstance(model, MaskedAutoencoder)
+    assert model.tokenizer is not None
+    frozen, tokenizer = model.tokenizer, model.tokenizer.tokenizer
 
     def run() -> object:
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)  # (1, C, T, H, W)
@@ -129,7 +127,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
     coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, with_grad=False)
-    return WEIGHT_BYTES * count_weights(settings).total + coding_bytes
+    return WEIGHT_BYTES * count_weights(spec.tokenizer_in_step.settings).total + coding_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,31 +177,23 @@ class WithoutImportance(Strategy):
         return self.of(grid, importance=noise, noise=noise)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoTargets(FeatureTargets):
-    """Empty values for a decoder of a given width; targets of another package may need real clips."""
-
-    kind: Literal["features"] = "features"  # they take the clips, not the model's input
-    teacher: str = ""
-    num_values: int  # P
-
-    def width(self, tubelet: tuple[int, int, int]) -> int:
-        return self.num_values
-
-    def values(self, frames: Tensor, ids: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-        return torch.empty(*ids.shape, self.num_values, device=ids.device)  # (B, M, P)
-
-
 def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transformer:
-    """Build a spec's model on the meta device, with placeholder targets.
+    """Build a spec's model on the meta device, for `run_on_meta`.
 
     Args:
         with_importance: whether its strategy computes the importance of tokens.
     """
     with torch.device("meta"):
         model = spec.without_files().build()
-    if isinstance(model, MaskedAutoencoder):
-        model.targets = NoTargets(num_values=model.decoder.head.out_features)
     if not with_importance:
         model.strategy = WithoutImportance(of=spec.selection)
     return model
+
+
+def run_on_meta(model: Transformer, frames: Tensor, noise: Tensor) -> object:
+    """Run a model without the values and the loss of its target, which may need numbers."""
+    if not isinstance(model, MaskedAutoencoder):
+        return model(frames, noise=noise)
+    model.targets.loss = mean_squared_error
+    values = frames.new_empty(1, 1, model.targets.width, dtype=torch.float32)  # (1, 1, P)
+    return model(frames, noise=noise, values=values.expand(len(frames), model.encoder.grid.num_tokens, -1))

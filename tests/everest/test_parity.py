@@ -37,7 +37,7 @@ from everest.methods.targets import PixelTargets
 from everest.models.classifier import ClassifierSpec, VideoClassifier
 from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.positions import position_table
-from everest.video.pixels import normalize
+from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 16, 16)
 TOLERANCE = 1e-5
@@ -339,11 +339,11 @@ def test_st_mae_hides_the_same_tokens(st_mae: Recorded):
 
 def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
     clip, mask = st_mae.tensors["input.clip"], st_mae.tensors["mask"]
-    targets = PixelTargets(normalize="token", frames="half")
+    targets = PixelTargets(normalize="token", frames="half").make(TUBELET, IMAGENET)
     # The official program normalizes the target without undoing the clip's own normalization.
     ids = mask.nonzero()[:, 1][None]  # (1, hidden)
-    values = targets.values(normalize_floats(clip), ids, TUBELET)
-    prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width(TUBELET)))
+    values = targets.values(normalize_floats(clip), ids)
+    prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width))
     loss = targets.loss(prediction, values, torch.ones_like(ids, dtype=torch.bool))
     assert loss.item() == pytest.approx(st_mae.facts["loss"], abs=TOLERANCE)
 

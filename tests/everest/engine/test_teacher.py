@@ -45,19 +45,19 @@ def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
 def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teacher: Path):
     frames = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     ids = torch.tensor([[0, 5, 31], [7, 8, 9]])
-    targets = FeatureTargets(teacher="a").bound(IMAGENET, open_teacher(taught(recipe, teacher)))
+    targets = FeatureTargets(teacher="a").make((2, 8, 8), IMAGENET, open_teacher(taught(recipe, teacher)))
     model = open_model(teacher).transformer
     every = torch.arange(32).expand(2, -1)
     with torch.no_grad():
         expected = F.layer_norm(model.encode(frames, every), (24,))
-    found = targets.values(frames, ids, (2, 8, 8))
+    found = targets.values(frames, ids)
     torch.testing.assert_close(found, torch.stack([expected[b, ids[b]] for b in range(2)]))
-    torch.testing.assert_close(targets.values(normalize(frames), ids, (2, 8, 8)), found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(targets.values(normalize(frames), ids), found, rtol=1e-4, atol=1e-4)
     assert found.mean(-1).abs().max() < 1e-6
 
 
 def test_the_loss_is_the_mean_absolute_error_of_the_scored_tokens():
-    targets = FeatureTargets(teacher="a")
+    targets = FeatureTargets(teacher="a").make((2, 8, 8), IMAGENET)
     prediction, values = torch.zeros(1, 2, 3), torch.tensor([[[1.0, -2.0, 3.0], [5.0, 5.0, 5.0]]])
     assert targets.loss(prediction, values.half(), torch.tensor([[True, False]])) == 2
     assert targets.loss(prediction, values, torch.tensor([[True, True]])) == 3.5

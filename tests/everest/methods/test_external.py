@@ -50,8 +50,15 @@ class Opposite(everest.strategies.RedundancyRobust):
 class Huber(everest.targets.PixelTargets):
     delta: float = 1.0
 
+    def make(self, tubelet, pixels, frozen=None):
+        return HuberModule(self, tubelet, pixels)
+
+
+class HuberModule(everest.targets.PixelModule):
     def loss(self, prediction, values, scored):
-        errors = torch.nn.functional.huber_loss(prediction, values, reduction="none", delta=self.delta)
+        errors = torch.nn.functional.huber_loss(
+            prediction, values, reduction="none", delta=self.settings.delta
+        )
         return (errors.mean(dim=-1) * scored).sum() / scored.sum()
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, gather_patches, num_kept, patchify, unpatchify
 from everest.methods.targets import PixelTargets
+from everest.video.pixels import IMAGENET
 
 GRIDS = st.builds(TokenGrid, t=st.integers(1, 4), h=st.integers(1, 4), w=st.integers(1, 4))
 
@@ -101,9 +102,9 @@ def test_a_choice_names_tokens_that_need_not_be_contiguous():
 
 @pytest.mark.parametrize("normalize", [True, "token"])
 def test_predicting_the_mean_color_of_tubelets_has_the_stated_loss(normalize):
-    targets = PixelTargets(normalize=normalize)
+    targets = PixelTargets(normalize=normalize).make((2, 4, 4), IMAGENET)
     frames, ids = torch.rand(2, 3, 4, 8, 8), torch.arange(8).expand(2, 8)
-    values = targets.values(frames, ids, (2, 4, 4))
+    values = targets.values(frames, ids)
     loss = targets.loss(torch.zeros_like(values), values, torch.ones(2, 8, dtype=torch.bool))
     assert loss.item() == pytest.approx(targets.loss_of_one_color, rel=0.05)
-    assert PixelTargets(normalize=False).loss_of_one_color is None
+    assert PixelTargets(normalize=False).make((2, 4, 4), IMAGENET).loss_of_one_color is None

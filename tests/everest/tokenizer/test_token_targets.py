@@ -67,7 +67,7 @@ def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
 
 def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer, frozen):
     chosen = ids()
-    values = TokenTargets().bound(IMAGENET, frozen).values(clips, chosen, TUBELET)
+    values = TokenTargets().make(TUBELET, IMAGENET, frozen).values(clips, chosen)
     frames = clips * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
     frames = frames + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
     every = tokenizer.encode(frames).values
@@ -78,10 +78,10 @@ def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenize
 
 @pytest.mark.parametrize(("space", "width"), [("values", 6), ("soft", 6), ("codes", 48)])
 def test_each_space_has_its_width_and_its_loss(clips, frozen, space, width):
-    targets = TokenTargets(space=space).bound(IMAGENET, frozen)
+    targets = TokenTargets(space=space).make(TUBELET, IMAGENET, frozen)
     chosen, scored = ids(), torch.rand(2, 20) > 0.3
-    values, prediction = targets.values(clips, chosen, TUBELET), torch.randn(2, 20, width)
-    assert targets.width(TUBELET) == width
+    values, prediction = targets.values(clips, chosen), torch.randn(2, 20, width)
+    assert targets.width == width
     loss = targets.loss(prediction, values, scored)
     of_tokens = []
     for guess, true in zip(prediction[scored], values[scored], strict=True):
@@ -118,9 +118,7 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     assert torch.equal(measure_importance(model.strategy, clips, model.embedding, model.scorer), scores)
     expected = model.strategy(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)
-    assert torch.equal(
-        model(clips, noise=noise).target, model.targets.values(clips, expected.target, TUBELET)
-    )
+    assert torch.equal(model(clips, noise=noise).target, model.targets.values(clips, expected.target))
 
 
 @pytest.mark.parametrize("target", [TokenTargets(), PixelTargets()])
@@ -141,11 +139,14 @@ def test_the_camera_task_trains_with_any_strategy(clips, recipe, strategy, targe
 
 @pytest.mark.parametrize("space", ["values", "soft", "codes"])
 def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, frozen, space):
-    targets, every = TokenTargets(space=space).bound(IMAGENET, frozen), torch.arange(256).expand(6, -1)
+    targets, every = (
+        TokenTargets(space=space).make(TUBELET, IMAGENET, frozen),
+        torch.arange(256).expand(6, -1),
+    )
     batch = torch.cat([clips, clips.flip(2), clips.flip(3)])  # (6, 3, 32, 32, 32)
-    values, scores = targets.values(batch, every, TUBELET), frozen.scores(batch)
+    values, scores = targets.values(batch, every), frozen.scores(batch)
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        assert torch.equal(targets.values(batch[part], every[part], TUBELET), values[part])
+        assert torch.equal(targets.values(batch[part], every[part]), values[part])
         assert torch.equal(frozen.scores(batch[part]), scores[part])
 
 

@@ -7,10 +7,8 @@ selection is a pure function with the same result on every machine. The key `sel
 strategy.
 
 Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
-information-intensive frame selection (§4.2), which draws the slices of a clip from more candidates. A slice
-is a pair of frames with the usual tubelets. The paper does not specify what to do if too few pairs have kept
-tokens, which positions the drawn pairs get, and which importance their tokens have. Our choices are marked
-where they are made. All other strategies are in everest.methods.strategies.
+information-intensive frame selection (§4.2), which draws the slices of a clip from more candidates. What the
+paper leaves open is our choice, and marked. All other strategies are in everest.methods.strategies.
 
 B batch, C channels, T frames, H W pixels, N tokens, K visible and M target tokens, t h w the grid's slices,
 rows and columns, S candidate slices.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
-from pydantic import Discriminator, Field
+from pydantic import Discriminator
 from torch import Tensor
 
 from everest.errors import RecipeError
@@ -52,7 +52,6 @@ __all__ = [  # the public names of everest.strategies
 ]
 
 ScoreName = Literal["learned", "random", "frame-difference"]
-WINDOW_SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
@@ -199,11 +198,9 @@ class LearnedImportance(Strategy):
     targets, so all targets count in the loss. In the paper a trained tokenizer gives the score.
 
     Args:
-        score: how the targets are chosen. If 5 % of the tokens are predicted, the top-1 on rendered clips is
-            42 % with `learned`, 38 % with `frame-difference`, which needs no tokenizer, 20 % with `random`,
-            and 18 % without pre-training (benchmarks/evidence/lvmae-few.yaml).
-        scope: the tokens that are ranked together: the whole clip (LVMAE §3.2), or each window of `window`
-            slices.
+        score: how the targets are chosen. On rendered clips, the top-1 is 42 % with `learned`, 38 % with
+            `frame-difference`, which needs no tokenizer, and 20 % with `random`
+            (benchmarks/evidence/lvmae-few.yaml).
     """
 
     strategy: Literal["learned-importance"] = "learned-importance"
@@ -211,8 +208,6 @@ class LearnedImportance(Strategy):
     keep_ratio: Ratio = 0.10  # LVMAE §4.1
     random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
-    scope: Literal["clip", "window"] = "clip"
-    window: Annotated[int, Field(ge=1)] = WINDOW_SLICES  # with `scope: window`
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         return pixel_change(frames, embed.tubelet, embed.pixels) if self.score == "frame-difference" else None
@@ -227,29 +222,14 @@ class LearnedImportance(Strategy):
         if self.score == "random":
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
         assert importance is not None, "this score ranks by importance"
-        ranked = self._ranked(grid, importance, seen.bool(), noise)  # (B, N)
-        important = ranked[:, :num_important]  # (B, M'), M' of the M targets
+        # Ties, common in a still clip, are in random order: token order would favor the first slices.
+        shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
+        unseen = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min)  # (B, N)
+        order = unseen.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)  # (B, N)
+        important = shuffled.gather(1, order[:, :num_important])  # (B, M'), M' of the M targets
         taken = seen.scatter_add(1, important, torch.ones_like(noise))  # (B, N): 1 for visible or important
         drawn = _smallest(taken + noise, num_random)  # (B, M - M')
         return TokenSelection(visible, ascending(torch.cat([important, drawn], dim=1)))
-
-    def _ranked(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-        """Rank all tokens (B, N): the most important first, and `seen` tokens last.
-
-        With `scope: window`, the best token of every window comes first, then the second of every window.
-        """
-        # Ties, common in a still clip, are in random order: token order would favor the first slices.
-        shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
-        scores = importance.masked_fill(seen, torch.finfo(importance.dtype).min).gather(1, shuffled)  # (B, N)
-        order = shuffled.gather(1, scores.argsort(dim=1, descending=True, stable=True))  # (B, N)
-        if self.scope == "clip":
-            return order
-        window = order // (grid.per_slice * self.window)  # (B, N): of each token
-        by_window = window.argsort(dim=1, stable=True)  # (B, N): window after window, best first
-        counts = torch.arange(grid.num_tokens, device=order.device) % (grid.per_slice * self.window)  # (N,)
-        rank = torch.empty_like(order).scatter_(1, by_window, counts.expand_as(order))  # (B, N) in its window
-        rank = rank.masked_fill(seen.gather(1, order), grid.num_tokens)  # a window may be all seen
-        return order.gather(1, rank.argsort(dim=1, stable=True))
 
     @property
     def needs_tokenizer(self) -> bool:

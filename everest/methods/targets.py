@@ -285,10 +285,6 @@ class FeatureModule(TargetModule):
         features = self.frozen(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
-    def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        """Raises NotImplementedError: features have no pixels."""
-        raise NotImplementedError("features have no pixels")
-
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean absolute error over all values of the scored tokens, a scalar in float32."""
         return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)

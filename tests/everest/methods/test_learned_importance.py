@@ -56,27 +56,15 @@ def test_the_random_part_favors_none_of_the_hidden_tokens(score):
     assert abs(first.mean() - 0.5) < 4 * deviation
 
 
-def test_windows_each_give_their_share():
-    scores = torch.arange(GRID.num_tokens).float().expand(2, -1)  # all that is important comes last
-    by_clip = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=noise()).target
-    by_window = LearnedImportance(random_ratio=0.0, scope="window", window=4)(
-        GRID, importance=scores, noise=noise()
-    ).target
-    assert (by_clip // GRID.per_slice).min() >= 13
-    counts = [torch.bincount(ids // (4 * GRID.per_slice), minlength=4) for ids in by_window]
-    assert all(sorted(count.tolist()) == [6, 6, 6, 7] for count in counts)
-
-
 @given(
     st.integers(1, 20), st.integers(1, 6), st.integers(1, 6), st.floats(0.05, 0.95), st.floats(0, 0.5),
-    st.floats(0, 0.5), st.sampled_from(SCORES), st.sampled_from(["clip", "window"]),
+    st.floats(0, 0.5), st.sampled_from(SCORES),
 )  # fmt: skip
-def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score, scope):
+def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score):
     grid = TokenGrid(t=t, h=h, w=w)
     strategy = LearnedImportance(
-        mask_ratio=round(mask, 2), keep_ratio=round(keep, 2), random_ratio=round(chance, 2), score=score,
-        scope=scope, window=3,
-    )  # fmt: skip
+        mask_ratio=round(mask, 2), keep_ratio=round(keep, 2), random_ratio=round(chance, 2), score=score
+    )
     shapes = set()
     for seed in range(2):
         chosen = strategy(grid, importance=noise(3, grid, seed + 5), noise=noise(3, grid, seed))
@@ -107,7 +95,6 @@ def test_each_score_comes_from_its_measure():
     [
         ("k400", "strategy=learned-importance", "pretrain.selection.score: needs a tokenizer"),
         ("lvmae-demo", "keep_ratio=0.6 random_ratio=0.5", r"random_ratio: 0\.5 and keep_ratio \(0\.6\)"),
-        ("lvmae-128", "scope=window window=0", r"selection\.window: must be at least 1, not 0"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(recipe: str, overrides: str, message: str):

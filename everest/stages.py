@@ -17,8 +17,9 @@ import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
 from everest.config.recipe import dump_recipe, recipe_for_run
-from everest.config.run_options import RunOptions, RunStage, StageName, StageOptions
+from everest.config.run_options import RunOptions, RunStage, StageOptions
 from everest.config.settings import Recipe
+from everest.config.values import StageName
 from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, run_context
 from everest.engine.folder_check import FolderRules

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
@@ -21,7 +20,6 @@ from everest.models.classifier import EncoderSpec, VideoEncoder
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.spec import FrozenNetworks, Transformer, teacher_spec
-from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
@@ -31,6 +29,9 @@ FROZEN_KEYS: Final = ("tokenizer.checkpoint", "pretrain.target.teacher")  # keys
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
+    from everest.checkpoints.load import find_weights  # here: it also reads weights of other programs
+    from everest.system.hub import PREFIXES, absolute_name
+
     section = recipe.pretrain
     if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
         recipe = with_tokenizer(recipe, find_weights(recipe.tokenizer.checkpoint))
@@ -126,6 +127,8 @@ class FrozenEncoder:
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
     """Open the teacher of a recipe, on the CPU."""
+    from everest.checkpoints.load import build_model  # here: most runs have no teacher
+
     use, spec, weights = _read_teacher(recipe)
     encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
@@ -134,6 +137,8 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
 
 def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, EncoderSpec, Weights]:
     """The teacher of a recipe, its spec, and the weights of its encoder alone."""
+    from everest.checkpoints.load import open_encoder
+
     name = recipe.pretrain.teacher
     assert name is not None
     weights, saved = open_encoder(name)

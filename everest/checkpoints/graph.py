@@ -25,8 +25,8 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shorten
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
-from everest.models.base import ClipModel, PretrainingModel, SelectingModel
-from everest.models.classifier import Classifier, VideoEncoder, outputs_of
+from everest.models.base import ClipModel, PretrainingModel
+from everest.models.classifier import Classifier, SelectingModel, VideoEncoder, outputs_of
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import count_tokens
 from everest.models.image_classifier import NO_TOKENS

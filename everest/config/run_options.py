@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from everest.config.values import StageName
 from everest.system.run_folder import DecoderStart
 
-StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
 RunStage = StageName | Literal["train-tokenizer"]  # what a run trains, by the name of its command
 
 

@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_arg
 from pydantic import BeforeValidator, Discriminator, Field
 
 from everest.config import values as v
-from everest.config.run_options import StageName
-from everest.config.values import settings
+from everest.config.values import StageName, settings
 from everest.methods.strategies import (
     EXTERNAL,
     STRATEGIES,

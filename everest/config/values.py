@@ -90,6 +90,7 @@ Size = Annotated[
     BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),
     must_be("a number of pixels or [height, width]"),
 ]
+StageName = Literal["pretrain", "finetune"]  # the sections that train a transformer
 PrecisionSetting = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
 Sampler = Literal["shuffle", "balanced", "sqrt"]

@@ -31,7 +31,8 @@ from everest.methods.importance import Embedding, RawPixels
 from everest.methods.selection import Strategy, TopK, measure_importance
 from everest.methods.strategies import AllTokens, LearnedImportance, ScoreName
 from everest.methods.targets import FeatureTargets
-from everest.models.base import SelectingModel, TokenModel
+from everest.models.base import TokenModel
+from everest.models.classifier import SelectingModel
 from everest.models.mae import MaskedAutoencoder
 from everest.models.vit import frame_differences
 from everest.system.files import check_new_file, refuse_inputs

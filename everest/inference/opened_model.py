@@ -24,8 +24,8 @@ from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.methods.grid import is_keep_ratio, num_kept
 from everest.methods.strategies import AllTokens
-from everest.models.base import ClipModel, SelectingModel
-from everest.models.classifier import Classifier, VideoEncoder
+from everest.models.base import ClipModel
+from everest.models.classifier import Classifier, SelectingModel, VideoEncoder
 from everest.models.clip_spec import ClipSpec
 from everest.models.image_classifier import NO_TOKENS
 from everest.models.pooling import mean_and_change

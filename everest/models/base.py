@@ -1,4 +1,4 @@
-"""The base classes of models on clips: of all models, with tokens, for pre-training, and for features.
+"""The base classes of models on clips: of all models, with tokens, and for pre-training.
 
 B batch, C channels, T frames, H W pixels, N tokens, K chosen tokens, D width.
 """
@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.run_options import StageName
-from everest.config.values import ModelInput
+from everest.config.values import ModelInput, StageName
 from everest.methods.camera import MOTIONS, moving_clips
 from everest.methods.grid import TokenSelection, check_inputs
 from everest.methods.importance import Embedding, Scorer
 from everest.methods.selection import Strategy, measure_importance
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
-from everest.models.pooling import mean_and_change
 from everest.models.vit import Encoder, frame_differences
 from everest.video.pixels import PixelStatistics
 
@@ -175,93 +173,17 @@ class PretrainingModel(TokenModel):
     def with_camera_loss(
         self, loss: Tensor, frames: Tensor, noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the camera task's loss, if a model with this task trains: the sum, and the metrics."""
-        if self.camera_head is None or not self.training:
-            return loss, {}
-        camera_loss = self.camera_loss(frames, noise)
-        return loss + self.camera_weight * camera_loss, {"camera_loss": camera_loss}
-
-    def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
-        """The mean squared error, a scalar, of predicting the motion simulated on still frames.
+        """Add the error of predicting the motion simulated on still frames, if a model with this task trains.
 
         Args:
             noise: (B, noise_layout.total) uniform in [0, 1).
+        Returns:
+            The sum, and the metrics.
         """
-        assert self.camera_head is not None
+        if self.camera_head is None or not self.training:
+            return loss, {}
         clip_noise = self.noise_layout.split(noise)
         clips, motions = moving_clips(frames, clip_noise.camera)
         predicted = self.camera_head(self.visible_features(clips, clip_noise.tokens))  # (B, MOTIONS)
-        return F.mse_loss(predicted.float(), motions)
-
-
-class SelectingModel(TokenModel):
-    """A model that encodes the tokens of its strategy and pools them."""
-
-    stage: ClassVar = "finetune"
-    head: nn.Module  # maps features (B, F) to the outputs
-
-    def encode_kept(
-        self,
-        frames: Tensor,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encode the kept tokens of clips (B, C, T, H, W), bytes or normalized: ids (B, K), tokens (B, K, D).
-
-        Args:
-            keep: overrides the keep ratio of training.
-            noise: (B, at least N) uniform in [0, 1), in training.
-            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
-                its target has no effect and may be empty, (B, 0).
-        """
-        self.encoder.check(frames)
-        x = self.to_input(frames)
-        if selection is None:
-            strategy = self.strategy
-            if noise is None:
-                strategy = strategy.at_evaluation(keep)
-            elif keep is not None:
-                strategy = strategy.keeping(keep)
-            selection = self.select_tokens(x, noise, strategy=strategy)
-            if selection.visible.size(1) == 0:
-                raise ValueError(f"keep={keep} leaves none of {self.encoder.grid.num_tokens} tokens")
-        elif keep is not None:
-            raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
-        else:
-            selection.check(self.encoder.grid, frames.size(0), predicts=False)
-        return selection.visible, self.encoder(x, selection.visible)
-
-    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
-        """The ids (B, K) of the tokens that are encoded without noise; `keep` as for `encode_kept`."""
-        return self.encode_kept(frames, keep)[0]
-
-    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
-
-        A classifier may pool otherwise.
-        """
-        return mean_and_change(tokens, ids, self.encoder.grid)
-
-    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
-        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
-        ids, tokens = self.encode_kept(frames, keep)  # (B, K), (B, K, D)
-        return self.pooled(tokens, ids)
-
-    def forward(
-        self,
-        frames: Tensor,
-        *,
-        keep: float | None = None,
-        noise: Tensor | None = None,
-        selection: TokenSelection | None = None,
-    ) -> Tensor:
-        """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
-
-        Args:
-            keep, noise, selection: which tokens are encoded; see `encode_kept`.
-        Returns:
-            A classifier's logits (B, outputs) of all heads, joined; an encoder's features (B, 4D).
-        """
-        ids, tokens = self.encode_kept(frames, keep, noise, selection)  # (B, K), (B, K, D)
-        return self.head(self.pooled(tokens, ids))
+        camera_loss = F.mse_loss(predicted.float(), motions)
+        return loss + self.camera_weight * camera_loss, {"camera_loss": camera_loss}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.config.values import ShareBelowOne, settings
-from everest.models.base import ClipModel, SelectingModel
+from everest.methods.grid import TokenSelection
+from everest.models.base import ClipModel, TokenModel
 from everest.models.clip_spec import ModelSpec
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
 from everest.models.vit import init_linear_layers
@@ -131,6 +132,79 @@ class Classifier(ClipModel):
     def outputs(self, logits: Tensor) -> Tensor:
         """Convert logits (..., outputs) to float32 probabilities or numbers, as `outputs_of`."""
         return outputs_of(logits, self.heads)
+
+
+class SelectingModel(TokenModel):
+    """A model that encodes the tokens of its strategy and pools them."""
+
+    stage: ClassVar = "finetune"
+    head: nn.Module  # maps features (B, F) to the outputs
+
+    def encode_kept(
+        self,
+        frames: Tensor,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Encode the kept tokens of clips (B, C, T, H, W), bytes or normalized: ids (B, K), tokens (B, K, D).
+
+        Args:
+            keep: overrides the keep ratio of training.
+            noise: (B, at least N) uniform in [0, 1), in training.
+            selection: its visible tokens replace the strategy's choice; nothing is predicted, so
+                its target has no effect and may be empty, (B, 0).
+        """
+        self.encoder.check(frames)
+        x = self.to_input(frames)
+        if selection is None:
+            strategy = self.strategy
+            if noise is None:
+                strategy = strategy.at_evaluation(keep)
+            elif keep is not None:
+                strategy = strategy.keeping(keep)
+            selection = self.select_tokens(x, noise, strategy=strategy)
+            if selection.visible.size(1) == 0:
+                raise ValueError(f"keep={keep} leaves none of {self.encoder.grid.num_tokens} tokens")
+        elif keep is not None:
+            raise ValueError(f"keep={keep} has no effect on a given selection; leave one of them out")
+        else:
+            selection.check(self.encoder.grid, frames.size(0), predicts=False)
+        return selection.visible, self.encoder(x, selection.visible)
+
+    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The ids (B, K) of the tokens that are encoded without noise; `keep` as for `encode_kept`."""
+        return self.encode_kept(frames, keep)[0]
+
+    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
+
+        A classifier may pool otherwise.
+        """
+        return mean_and_change(tokens, ids, self.encoder.grid)
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
+        ids, tokens = self.encode_kept(frames, keep)  # (B, K), (B, K, D)
+        return self.pooled(tokens, ids)
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        keep: float | None = None,
+        noise: Tensor | None = None,
+        selection: TokenSelection | None = None,
+    ) -> Tensor:
+        """Compute the outputs of clips (B, C, T, H, W), bytes or normalized.
+
+        Args:
+            keep, noise, selection: which tokens are encoded; see `encode_kept`.
+        Returns:
+            A classifier's logits (B, outputs) of all heads, joined; an encoder's features (B, 4D).
+        """
+        ids, tokens = self.encode_kept(frames, keep, noise, selection)  # (B, K), (B, K, D)
+        return self.head(self.pooled(tokens, ids))
 
 
 @settings

@@ -18,8 +18,8 @@ import torch
 from accelerate import Accelerator
 
 from everest.checkpoints.frozen import build_with_teacher
-from everest.config.run_options import StageName
 from everest.config.settings import Recipe
+from everest.config.values import StageName
 from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import copy_to_device
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset

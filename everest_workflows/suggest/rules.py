@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 
 from everest.config.heads import Task
-from everest.config.run_options import StageName
 from everest.config.settings import DataSettings, Recipe
+from everest.config.values import StageName
 from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
 from everest.engine.stage_plan import PEAK_LR

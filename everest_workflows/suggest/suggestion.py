@@ -12,8 +12,8 @@ from everest.checkpoints.describe import WeightSettings
 from everest.config.merge import HYPHENATED_KEYS, read_overrides
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
-from everest.config.run_options import StageName
 from everest.config.settings import DataSettings, Recipe
+from everest.config.values import StageName
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.profiling.timing import measure_stage

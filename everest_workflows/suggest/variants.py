@@ -16,7 +16,7 @@ from typing import Final
 
 from everest.checkpoints.describe import WeightSettings
 from everest.config.recipe import load_recipe
-from everest.config.run_options import StageName
+from everest.config.values import StageName
 from everest.system.text import plural
 from everest_workflows.suggest.rules import (
     CLIP_FRAMES,

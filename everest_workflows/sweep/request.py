@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from everest.config.recipe_files import RecipeFile, find_recipe
-from everest.config.run_options import StageName
 from everest.config.stage_settings import STAGES
+from everest.config.values import StageName
 from everest.config.yaml import read_yaml, split_values
 from everest.errors import RecipeError, did_you_mean, shorten, unknown_name
 from everest.system.text import validate

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
-from everest.config.run_options import StageName
 from everest.config.stage_settings import STAGES
+from everest.config.values import StageName
 from everest.engine.health import Validations
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError

@@ -164,13 +164,6 @@ def test_an_autoencoder_refuses_inputs_of_other_clips_or_tokens(strategy, given,
         model(clips, **given)
 
 
-@pytest.mark.parametrize("given", [{"noise": torch.rand(1, 64)}, {"importance": torch.rand(1, 64)}])
-def test_a_selection_of_a_model_refuses_inputs_of_other_clips(given):
-    model = tiny("pretrain", selection=RedundancyRobust())
-    with pytest.raises(ValueError, match=r"expected shape \(2, (at least )?64\), got \(1, 64\)"):
-        model.select_tokens(torch.randn(2, 3, 8, 32, 32), **given)
-
-
 def test_a_strategy_must_give_importance_to_each_clip(monkeypatch):
     model = tiny("pretrain", selection=RedundancyRobust())
     monkeypatch.setattr(RedundancyRobust, "importance", lambda *_: torch.zeros(1, 64))

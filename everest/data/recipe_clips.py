@@ -17,6 +17,7 @@ import torch
 from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.values import StageName
+from everest.data.class_balance import sampling_odds
 from everest.data.clip_dataset import ClipDataset
 from everest.data.crops import largest_region
 from everest.data.footage import frame_span, read_footage
@@ -112,9 +113,6 @@ def finetune_dataset(recipe: Recipe) -> tuple[ClipDataset, Classes]:
     )
     if section.sampler == "shuffle":
         return dataset, classes
-
-    from everest.data.class_balance import sampling_odds
-
     first_labels = [sample.labels[0] for sample in dataset.samples]  # only the first head is balanced
     return replace(dataset, sampling_odds=sampling_odds(first_labels, section.sampler)), classes
 

@@ -236,26 +236,22 @@ def clear_project(folder: Path) -> None:
 
     The next report replaces the last one. The request stays: it marks the folder as a project.
     """
-    folds = list(folder.glob(f"{FOLDS_FOLDER}/[0-9]*"))
+    folds = [*folder.glob(f"{FOLDS_FOLDER}/[0-9]*")]
     parts = [folder, *folds]
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
     models = [part / MODEL_FOLDER for part in parts]
     runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE_FOLDER for part in parts))]
-    # The results first: a project with one counts as finished.
-    for file in (*(part / RESULT for part in parts), *(fold / REPORT / "index.html" for fold in folds)):
-        file.unlink(missing_ok=True)
-    for run in runs:
-        run.clear()
-    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
-    files = [
-        folder / RECIPE_FILE,
-        folder / PLACES_FILE,
-        *(model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)),
-        *(run.path / ENVIRONMENT_FILE for run in runs),
-        *(path / name for path in lists for name in LIST_NAMES),
-    ]
+    files = [part / RESULT for part in parts]  # first: a project with one counts as finished
+    files += [fold / REPORT / "index.html" for fold in folds]
+    files += [folder / RECIPE_FILE, folder / PLACES_FILE]
+    files += [model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)]
+    files += [path / name for path in lists for name in LIST_NAMES]
     for file in files:
         file.unlink(missing_ok=True)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+    for run in runs:
+        run.clear()
+        (run.path / ENVIRONMENT_FILE).unlink(missing_ok=True)
     folders = [folder / FOLDS_FOLDER, *folds, *lists, *models]
     folders += [path for run in runs for path in (run.path, run.state)]
     for path in sorted(folders, reverse=True):

@@ -157,18 +157,6 @@ def read_results(folder: Path) -> dict[str, Any]:
     return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)
 
 
-def find_runs_of_arms(folder: Path) -> dict[str, dict[int, list[Path]]]:
-    """The training runs of each arm of a sweep, by its name and seed, in the order of the stages."""
-    with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
-        return {
-            arm["arm"]: {
-                row["seed"]: [folder / name for name in row["jobs"] if name.partition("/")[0] in STAGES]
-                for row in arm["seeds"]
-            }
-            for arm in read_results(folder)["arms"]
-        }
-
-
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of a sweep."""
     return (folder / RESULTS_FILE).is_file()
@@ -181,10 +169,14 @@ def list_runs(folder: Path, stage: StageName | None) -> list[tuple[str, Path]]:
         stage: the stage of the runs; None: the last one that trains.
     """
     runs = []
-    for name, seeds in find_runs_of_arms(folder).items():
-        for of_seed in seeds.values():
-            last = [run for run in of_seed if stage in (None, run.parent.name)][-1:]
-            runs += [(name, run) for run in last if run.is_dir() and summarize(run).step is not None]
+    with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
+        for arm in read_results(folder)["arms"]:
+            for row in arm["seeds"]:
+                trained = (name for name in row["jobs"] if name.startswith(stage or STAGES))
+                last = [folder / name for name in trained][-1:]
+                runs += [
+                    (arm["arm"], run) for run in last if run.is_dir() and summarize(run).step is not None
+                ]
     if not runs:
         raise RecipeError(f"{folder}: no run of {stage or 'a stage that trains'} has a step yet")
     return runs

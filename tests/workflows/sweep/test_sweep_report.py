@@ -18,7 +18,6 @@ from everest.system.weights import Weights
 from everest_workflows.sweep.report import draw_report, list_report_notes, make_report
 from everest_workflows.sweep.results import (
     JobNumbers,
-    find_runs_of_arms,
     make_metric_title,
     read_job,
     read_results,
@@ -218,14 +217,6 @@ def test_the_table_is_printed_for_papers_and_sheets():
     ]
     assert format_rows([("a", "b"), ("1", "x|y")], "markdown") == "| a | b |\n|---|---|\n| 1 | x\\|y |\n"
     assert format_rows([("a", "b"), ("1", "x,y")], "csv") == 'a,b\n1,"x,y"\n'
-
-
-def test_the_runs_of_each_arm_are_found_by_its_name(tmp_path: Path):
-    sweep = results({"a": {0: 50.0}})
-    sweep["arms"][0]["seeds"][0]["jobs"] = ["pretrain/k", "finetune/l", "eval/m"]
-    (tmp_path / "results.json").write_text(json.dumps(sweep))
-    runs = [tmp_path / "pretrain" / "k", tmp_path / "finetune" / "l"]
-    assert find_runs_of_arms(tmp_path) == {"a": {0: runs}}
 
 
 def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):

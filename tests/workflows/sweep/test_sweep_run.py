@@ -74,6 +74,9 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert ((out / "report.png").read_bytes(), (out / "report-macro_f1.png").is_file()) == (figure, True)
     assert "one seed: no interval" in shown
     assert "wrong, seed 3: eval/" in shown
+    assert [len(path.read_text().splitlines()) for path in (out / "eval").glob("*.csv")] == [5, 5]
+    table = called("sweep", "report", out, "--metric", "top1", "--metric", "loss", "--format", "latex").stdout
+    assert table.startswith(r"\begin{tabular}{lrrr")
 
     # The list is corrected: only the failed jobs run.
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/model.safetensors")}

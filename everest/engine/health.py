@@ -116,24 +116,20 @@ class CollapseWatch:
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._collapsed = 0  # collapsed steps in a row
-        for row in rows:
-            self._count(row)
+        self.add(rows)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
+        """Add rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
-            self._count(row)
+            if "view_spread" not in row:  # of an autoencoder
+                continue
+            spread = row["view_spread"]
+            self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
             if self._collapsed >= COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
-                    f"(view_spread {row['view_spread']:.2g}); check that the videos differ, or lower "
-                    "pretrain.base_lr"
+                    f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"
                 )
-
-    def _count(self, row: Row) -> None:
-        if "view_spread" in row:  # else of an autoencoder
-            spread = row["view_spread"]
-            self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
 
 
 def closing_event(training: Training) -> dict[str, Any]:

@@ -147,10 +147,10 @@ class Training:
         return self.steps_done < self.last_step
 
     def finish_step(self, record: StepRecord, *, saves: bool = False) -> list[Row]:
-        """End a step whose numbers are on their way to the host: judge, log, save, stop; all in this order.
+        """End a step whose numbers are on their way to the host: judge, log, then save or stop the run.
 
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
-        host. Where the run is saved, all are read. All processes read the same numbers at the same step, so
+        host. Before the run is saved, all are read. All processes read the same numbers at the same step, so
         they act alike. The run is saved by `train.save_every`, after the last step and after a signal.
 
         Args:
@@ -162,14 +162,14 @@ class Training:
             DataError: too many videos are unreadable.
             Stopped: a process received a stop signal; the run is saved.
         """
-        every = self.recipe.train.save_every
         self.steps_done += 1
         self._unread.append(record)
         rows = self._log_steps(but=1 if self.context.overlaps and not saves else 0)
         record.seconds = time.monotonic() - record.started  # its row may be written later
         self.context.warn(self.waits.add(record.waited, record.seconds))
-        saves = saves or self._is_save_due or not self.has_steps
-        if saves or (isinstance(every, int) and self.steps_done % every == 0):
+        every = self.recipe.train.save_every
+        at_step = isinstance(every, int) and self.steps_done % every == 0
+        if saves or at_step or self._is_save_due or not self.has_steps:
             rows += self._log_steps()
             self._save()
         if self._agreed_signal and self.has_steps:

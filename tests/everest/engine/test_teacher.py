@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from image_models import as_timm, image_model, images, weights_of
-from processes import TWO, assert_resumes_after_a_kill, everest
+from processes import assert_resumes_after_a_kill
 from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
@@ -84,14 +84,6 @@ def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
     command = ["pretrain", *taught_by(teacher, "pretrain.epochs=40"), "--gpus", "cpu"]
     assert_resumes_after_a_kill(recipe, command, tmp_path, rows=5)
-
-
-@pytest.mark.slow
-def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, teacher: Path, tmp_path: Path):
-    options = ["--recipe", recipe, *taught_by(teacher, "pretrain.epochs=5")]
-    run("pretrain", *options, "-o", tmp_path / "one", "--gpus", "cpu")
-    everest("pretrain", *options, "-o", tmp_path / "two", *TWO)
-    assert logged(tmp_path / "two") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
 
 
 def test_an_average_of_weights_does_not_change_what_the_teacher_teaches(recipe, teacher, student, tmp_path):

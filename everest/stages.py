@@ -97,8 +97,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 training.resume()
             if is_main and name != "none":
                 steps_done = training.steps_done if context.resumed else None
-                tracker = _start_tracker(name, run, steps_done=steps_done)
-                training.step_log.attach(tracker)
+                tracker = training.step_log.tracker = _start_tracker(name, run, steps_done=steps_done)
             yield
             if is_main:
                 run.finish(training.steps_done)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -206,10 +207,8 @@ class TrainState:
             The updates done, and the notes as given to `save`: None for a new run, and for a finished one
             whose states were removed to save space.
         """
-        run = self._run
-        step = 0
+        run, state, step = self._run, self._newest(), 0
         last = run.read_environment().plan.finished or steps
-        state = self._newest()
         if state is not None:
             step = state.step
             for network in self._networks:
@@ -233,11 +232,10 @@ class TrainState:
             run.rewind(step)
         self._accelerator.wait_for_everyone()
         if step == last:
-            try:
-                is_written = read_header(run.weights).step == step
-            except CheckpointError:
-                is_written = False
-            if not is_written:  # killed between the last state and weights
+            written = None
+            with suppress(CheckpointError):
+                written = read_header(run.weights).step
+            if written != step:  # killed between the last state and weights
                 self.save_weights(run.weights, step, {})
         return step, None if state is None else state.notes
 

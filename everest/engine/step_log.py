@@ -29,25 +29,22 @@ class StepLog:
 
     Attributes:
         losses: the last finite losses.
+        tracker: receives the numbers of all further rows; set in the main process.
     """
 
     def __init__(self, context: RunContext, plan: StagePlan) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
-        self._tracker: GeneralTracker | None = None  # in the main process
+        self.tracker: GeneralTracker | None = None
         self._context = context
         self._plan = plan
-
-    def attach(self, tracker: GeneralTracker) -> None:
-        """Send the numbers of all further rows to a tracker; the main process calls it."""
-        self._tracker = tracker
 
     def write(self, row: Row) -> None:
         """Append a row to metrics.jsonl in the main process, and send its numbers to the tracker."""
         if self._context.accelerator.is_main_process:
             self._context.run_folder.log_row(row)
-        if self._tracker is not None:
+        if self.tracker is not None:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-            self._tracker.log(numbers, step=row["step"])
+            self.tracker.log(numbers, step=row["step"])
 
     def log(self, record: StepRecord, figures: Mapping[str, float]) -> Row:
         """Write, report and return the row of a step. Numbers that are not finite become null."""

@@ -1,6 +1,9 @@
 """Starts the processes of a run, one per device selected by --gpus and --processes.
 
-The first process only watches the others: it forwards signals, and shows an error once.
+The first process only watches the others: it forwards signals, and shows an error once. torch's launcher
+(torch.distributed.elastic) is not used: it stops all processes as soon as one ends, so that an error of code
+3 ends with another code; it also signals the programs that a process has started, such as a tracker's; and
+if it is killed, the run goes on without it.
 """
 
 from __future__ import annotations

@@ -130,11 +130,8 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Fill every parameter of `module`; no tensor may be missing, left over or of another shape."""
-    expected = module.state_dict()
-    require_matching(expected, tensors, source=source)
-    with torch.no_grad():
-        for name, target in expected.items():
-            target.copy_(tensors[name])
+    require_matching(module.state_dict(), tensors, source=source)
+    module.load_state_dict(dict(tensors))
 
 
 def require_matching(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, source: str) -> None:

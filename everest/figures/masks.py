@@ -46,6 +46,7 @@ NO_MODEL: Final = RawPixels((2, 16, 16))  # the pixels of EVEREST's tokens
 DEFAULT_CLIP: Final = ClipFormat(frames=16, stride=4, size=(224, 224))
 DEFAULT_STRATEGY: Final = "redundancy-robust"
 COMPARED_STRATEGIES: Final = ("random", "tube", "running-cell", DEFAULT_STRATEGY)  # EVEREST Figure 8
+TOKENIZER_CHOICE: Final = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
 COMPARED_SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
 
 
@@ -152,7 +153,6 @@ class MaskSettings:
         if isinstance(tokenizer := opened.module, AdaptiveTokenizer):
             frames = -(-DEFAULT_CLIP.frames // tokenizer.window) * tokenizer.window
             return cls(
-                strategy=LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0),
                 clip=replace(DEFAULT_CLIP, frames=frames),
                 side=min(opened.spec.size),
                 embed=RawPixels(tokenizer.tubelet),
@@ -196,19 +196,8 @@ class MaskSettings:
             ratios: keep ratios of this strategy, and of those that rank tokens; none: their own.
             compare: draw the common strategies first or, for a tokenizer, other scores.
         """
-        if isinstance(scores := self.strategy, LearnedImportance) and isinstance(
-            self.model, AdaptiveTokenizer
-        ):
-            if name not in (None, scores.strategy):
-                raise RecipeError(
-                    f"--strategy: a tokenizer's scores choose by {scores.strategy}; leave it out"
-                )
-            compared = COMPARED_SCORES if compare else COMPARED_SCORES[-1:]
-            return [
-                (score, replace(scores, score=score, keep_ratio=ratio))
-                for ratio in ratios or [scores.keep_ratio]
-                for score in compared
-            ]
+        if isinstance(self.model, AdaptiveTokenizer):
+            return _list_scores(name, ratios, compare=compare)
         own = None if ratios and isinstance(self.strategy, AllTokens) else self.strategy
         if own is None or name is not None:
             own = make_strategy(name or DEFAULT_STRATEGY, {})
@@ -219,7 +208,9 @@ class MaskSettings:
             for ratio in ratios
             for strategy in strategies
         ]
-        return [(strategy.strategy, strategy) for strategy in dict.fromkeys(rows or strategies)]
+        rows = rows or strategies
+        distinct = [row for number, row in enumerate(rows) if row not in rows[:number]]
+        return [(row.strategy, row) for row in distinct]
 
     def draw(
         self,
@@ -261,6 +252,18 @@ class MaskSettings:
         shared = {"embedding": embedding, "written": [str(path)], "frames": frame_ids}
         shared["frames_total"] = info.num_frames
         return [{"video": str(video), **mask.to_dict(), **shared} for mask in masks]
+
+
+def _list_scores(name: str | None, ratios: Sequence[float], *, compare: bool) -> list[tuple[str, Strategy]]:
+    """The choice of a tokenizer by its scores at each keep ratio; with `compare`, also by other scores."""
+    own = TOKENIZER_CHOICE.strategy
+    if name not in (None, own):
+        raise RecipeError(f"--strategy: a tokenizer's scores choose by {own}; leave it out")
+    return [
+        (score, replace(TOKENIZER_CHOICE, score=score, keep_ratio=ratio))
+        for ratio in ratios or [TOKENIZER_CHOICE.keep_ratio]
+        for score in (COMPARED_SCORES if compare else COMPARED_SCORES[-1:])
+    ]
 
 
 def _with_ratio(strategy: Strategy, ratio: float) -> Strategy:

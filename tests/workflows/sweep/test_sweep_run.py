@@ -28,11 +28,11 @@ from everest_workflows.sweep.sweep_plan import plan_sweep
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """The results of a sweep without times."""
+    """The results of a sweep without times and memory."""
     document = json.loads((folder / "results.json").read_text())
     for arm in document["arms"]:
         for row in arm["seeds"]:
-            del row["hours"]
+            del row["hours"], row["memory_bytes"]
     return document
 
 
@@ -75,7 +75,8 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert "one seed: no interval" in shown
     assert "wrong, seed 3: eval/" in shown
     assert [len(path.read_text().splitlines()) for path in (out / "eval").glob("*.csv")] == [5, 5]
-    table = called("sweep", "report", out, "--metric", "top1", "--metric", "loss", "--format", "latex").stdout
+    metrics = ["--metric", "top1", "--metric", "macro_f1"]
+    table = called("sweep", "report", out, *metrics, "--format", "latex").stdout
     assert table.startswith(r"\begin{tabular}{lrrr")
 
     # The list is corrected: only the failed jobs run.
@@ -275,7 +276,7 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
     reports = [everest("sweep", "report", tmp_path / name, "--json").stdout for name in ("whole", "killed")]
     first, second = (json.loads(text)["arms"] for text in reports)
     for arm in (*first, *second):
-        del arm["hours"]
+        del arm["hours"], arm["memory_bytes"]
     assert first == second
 
 

@@ -6,7 +6,8 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -277,17 +278,19 @@ def _print_budget(document: Mapping[str, Any]) -> None:
     typer.echo(f"{windows}; the model saves {100 * document['saved_windows']:.0f} % of the windows")
     width = max(len(row["class"]) for row in document["rows"])
     header = f"  {'class':<{width}}{'seconds':>10}  {'95 % interval':<20}{'% of time':>9}{'bouts':>8}"
-    for group in dict.fromkeys(row["group"] for row in document["rows"]):
-        typer.echo(f"\n{group or 'all recordings'}\n{header}  checked windows alone")
-        for row in document["rows"]:
-            if row["group"] == group:
-                alone = row["watched_only"]
-                spans = ("{:.1f} to {:.1f}".format(*each["interval"]) for each in (row, alone))
-                interval, watched = spans
-                typer.echo(
-                    f"  {row['class']:<{width}}{row['seconds']:>10.1f}  {interval:<20}{row['percent']:>9.1f}"
-                    f"{row['bouts']:>8.1f}  {alone['seconds']:.1f} ({watched})"
-                )
+    for group, rows in groupby(document["rows"], key=itemgetter("group")):
+        for place, row in enumerate(rows):
+            if not place:
+                of_group = f"{group or 'all recordings'}, {plural(row['windows'], 'checked window')}"
+                typer.echo(f"\n{of_group}\n{header}  checked windows alone")
+            low, high = row["interval"]
+            interval = f"{low:.1f} to {high:.1f}"
+            watched = row["watched_only"]
+            alone = "{:.1f} ({:.1f} to {:.1f})".format(watched["seconds"], *watched["interval"])
+            typer.echo(
+                f"  {row['class']:<{width}}{row['seconds']:>10.1f}  {interval:<20}{row['percent']:>9.1f}"
+                f"{row['bouts']:>8.1f}  {alone}"
+            )
     if means := document["means"]:
         shares = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
         typer.echo(f"\nmean ± SEM over {means[0]['n']} groups: {shares}")

@@ -255,8 +255,9 @@ def _make_row(
     Returns:
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
         `footage`, in seconds, and as `minutes_per_hour`; `bouts`, `bouts_interval` and `mean_bout` in
-        seconds; the seconds of the `model`, and those in the `checked` windows; `watched_only`: seconds and
-        interval without the model; `saved_windows`: the share of checked windows that the model saves.
+        seconds; the seconds of the `model`, and those in the `checked` windows, whose number is `windows`;
+        `watched_only`: seconds and interval without the model; `saved_windows`: the share of the checked
+        windows that the model saves.
     """
     seen = of_class.labeled[:, is_in].sum(axis=1).tolist()
     best, alone = estimates[label, SECONDS]
@@ -276,6 +277,7 @@ def _make_row(
         "bouts_interval": bouts[1:],
         "model": round(float(sum(of_class.by_model[video][SECONDS] for video in videos)), 3),
         "checked": round(seen[SECONDS], 3),
+        "windows": int(is_in.sum()),
         "footage": round(footage, 3),
         "watched_only": {"seconds": watched[0], "interval": watched[1:]},
         "saved_windows": round(1 - best.spread / alone.spread, 3) if alone.spread else 0.0,

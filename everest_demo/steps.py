@@ -109,7 +109,7 @@ class DemoSteps:
             weights = self._train("finetune", name, recipe, init=init)
         with self._timed(f"testing ({name})"):
             train = recipe.train
-            runtime = make_runtime(make_accelerator(train.precision, tf32=train.tf32, cpu=True))
+            runtime = make_runtime(make_accelerator(train.precision, cpu=True))
             files = EvaluationFiles()
             return evaluate(recipe, weights, runtime, report=self.report, files=files)["top1"]
 

@@ -101,7 +101,11 @@ def _read_run(run: Path, x: Axis) -> _Run:
     spec = _read_transformer_spec(run) if metric in ("top1", "mean_class_accuracy") else None
     return _Run(
         points={
-            key: {row["step"]: (x_of_step[row["step"]], row[key]) for row in known if key in row}
+            key: {
+                row["step"]: (x_of_step[row["step"]], math.nan if row[key] is None else float(row[key]))
+                for row in known
+                if key in row
+            }
             for key in ("loss", "lr", "view_top1", "val_loss", f"val_{metric}")
         },
         metric=None if metric == "loss" else metric,
@@ -116,7 +120,7 @@ def _join(seeds: Sequence[_Run]) -> dict[str, Curve]:
         first, *others = (seed.points.get(key, {}) for seed in seeds)
         steps = [step for step in first if all(step in points for points in others)]
         xy = np.array([[points[step] for step in steps] for points in (first, *others)], np.float64)
-        if np.isfinite(xy[..., 1:]).any():  # (S, R, 2); None is NaN
+        if np.isfinite(xy[..., 1:]).any():  # (S, R, 2)
             curves[key] = Curve(xy[..., 0].mean(axis=0), xy[..., 1])
     return curves
 

@@ -5,7 +5,7 @@ stem, which makes small tokenizers, is our choice. The quantizer is FSQ (Mentzer
 small network that scores tokens, with a differentiable selection of the highest scores.
 
 B batch, C channels, T frames, H W pixels, D code dimensions, t h w the grid of tokens, N tokens, K kept
-tokens, S samples.
+tokens.
 """
 
 from __future__ import annotations

@@ -271,7 +271,8 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path):
 def test_integers_may_change_outputs_by_half_of_their_deviation_and_no_tokens(tmp_path: Path, clips: Tensor):
     opened = open_model(saved(tmp_path / "model.safetensors", CLASSIFIER))
     shown = make_graph(opened, keep=None)
-    shown.head_widths = (1, 2)
+    heads = Head(name="a", task="regression", outputs=1), Head(name="b", outputs=2)
+    shown.spec, shown.head_widths = replace(CLASSIFIER, heads=heads), [1, 2]
     logits, kept = shown(clips)
 
     def compared(outputs: Tensor, ids: Tensor = kept) -> float:

@@ -83,7 +83,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest_workflows.recordings.footage import draw_windows, window_length
+    from everest_workflows.recordings.footage import FIRST_WINDOW, draw_windows, window_length
 
     refuse(
         {
@@ -105,8 +105,12 @@ def budget(
     group = group or drawn_by
     groups = {} if group is None else group_recordings(group, footage.extents)
     if plan:
-        rows = _plan(footage, groups, window)
+        seconds = FIRST_WINDOW if window is None else window
+        rows = _plan(footage, groups, seconds)
         (print_json if as_json else _print_plan)(rows)
+        of_groups = [] if group is None else ["--group", group]
+        draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
+        say(f"next: {draw_command} --draw N --output checked.csv")
         return
     page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
@@ -198,15 +202,12 @@ def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> tuple[B
     return {video: labels.bouts.get(video, []) for video in footage.extents}, drawn_by
 
 
-def _plan(
-    footage: Recordings, groups: Mapping[str, Sequence[str]], window: float | None
-) -> list[dict[str, Any]]:
-    """Return the document of --plan --json."""
-    from everest_workflows.recordings.footage import FIRST_WINDOW
+def _plan(footage: Recordings, groups: Mapping[str, Sequence[str]], seconds: float) -> list[dict[str, Any]]:
+    """Return the document of --plan --json, for windows of some seconds."""
     from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests
 
     tests = read_fold_tests(footage.model, footage.head, footage.classes)
-    return plan_windows(footage.extents, groups, tests, window or FIRST_WINDOW)
+    return plan_windows(footage.extents, groups, tests, seconds)
 
 
 def _print_plan(rows: Sequence[Mapping[str, Any]]) -> None:

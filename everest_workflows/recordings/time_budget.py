@@ -100,6 +100,16 @@ class ClassAmounts:
         )
 
 
+class Part(NamedTuple):
+    """All recordings, or a group of them, with the estimates of its classes."""
+
+    name: str  # empty: all recordings
+    videos: set[str]
+    is_in: NDArray[np.bool_]  # (N,) whether each checked window is of these recordings
+    left: Floats  # (2,) seconds and number of the windows that are not checked
+    estimates: Estimates
+
+
 def compute_time_budget(
     extents: Extents,
     predicted: Bouts,
@@ -132,23 +142,18 @@ def compute_time_budget(
     lengths = np.array([part.end - part.start for part in sampled])  # (N,)
     amounts = _measure_classes(extents, predicted, checked, sampled, classes)
     cells = Cells.make(strata or [extents], windows, sampled)
-    for size, number in zip(
-        cells.windows, np.bincount(cells.of_checked, minlength=len(strata)), strict=False
-    ):
+    counts = np.bincount(cells.of_checked, minlength=len(cells.groups))
+    for size, number in zip(cells.windows, counts, strict=True):
         require_two_windows(number if number < size else 2, " in each group of the draw")
     (estimates,) = _estimate_parts(amounts, cells, lengths, is_total=True)
     everywhere = np.ones(len(sampled), np.bool_)
-    parts = [("", set(extents), everywhere, cells.left.sum(axis=0), estimates)]
+    parts = [Part("", set(extents), everywhere, cells.left.sum(axis=0), estimates)]
     if groups:
         cells = Cells.make([*groups.values()], windows, sampled)
-        for index, estimates in enumerate(_estimate_parts(amounts, cells, lengths, is_total=False)):
-            name, videos = [*groups.items()][index]
-            parts.append((name, set(videos), cells.of_checked == index, cells.left[index], estimates))
-    rows = [
-        {"group": name, "class": label, **_make_row(of_class, videos, is_in, left, lengths, label, estimates)}
-        for name, videos, is_in, left, estimates in parts
-        for label, of_class in amounts.items()
-    ]
+        by_group = _estimate_parts(amounts, cells, lengths, is_total=False)
+        for cell, ((name, videos), estimates) in enumerate(zip(groups.items(), by_group, strict=True)):
+            parts.append(Part(name, set(videos), cells.of_checked == cell, cells.left[cell], estimates))
+    rows = [_make_row(part, label, each, lengths) for part in parts for label, each in amounts.items()]
     of_all = [row["saved_windows"] for row in rows if not row["group"] and row["class"] != BACKGROUND]
     return {
         "footage": round(sum(end - start for _, start, end in windows), 3),
@@ -220,9 +225,8 @@ def _estimate_parts(
             ]
             for part, tuned, alone in zip(parts, *by_weight, strict=True):
                 part[label, amount] = (tuned if tuned.spread < alone.spread else alone), alone
-    sums = [sum(each.labeled[SECONDS] for each in amounts.values())]
-    sums.append(sum(each.predicted[SECONDS] for each in amounts.values()))
-    if (abs(np.stack(sums) - lengths) < TIME_ROUNDING).all():
+    seconds = [[each.labeled[SECONDS], each.predicted[SECONDS]] for each in amounts.values()]
+    if (abs(np.sum(seconds, axis=0) - lengths) < TIME_ROUNDING).all():
         for part in parts:
             _normalize(part, list(amounts))
     return parts
@@ -238,20 +242,9 @@ def _normalize(estimates: Estimates, labels: Sequence[str]) -> None:
         estimates[label, SECONDS] = best, alone
 
 
-def _make_row(
-    of_class: ClassAmounts,
-    videos: set[str],
-    is_in: NDArray[np.bool_],
-    left: Floats,
-    lengths: Floats,
-    label: str,
-    estimates: Estimates,
-) -> dict[str, Any]:
-    """The estimates of a class in some recordings.
+def _make_row(part: Part, label: str, of_class: ClassAmounts, lengths: Floats) -> dict[str, Any]:
+    """The estimates of a class in a part; the checked windows have some `lengths`, (N,) seconds.
 
-    Args:
-        is_in: (N,) whether each checked window, of some `lengths` in seconds, is of these recordings.
-        left: (2,) seconds and number of their windows that are not checked.
     Returns:
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
         `footage`, in seconds, and as `minutes_per_hour`; `bouts`, `bouts_interval` and `mean_bout` in
@@ -259,14 +252,17 @@ def _make_row(
         `watched_only`: seconds and interval without the model; `saved_windows`: the share of the checked
         windows that the model saves.
     """
-    seen = of_class.labeled[:, is_in].sum(axis=1).tolist()
-    best, alone = estimates[label, SECONDS]
+    seen = of_class.labeled[:, part.is_in].sum(axis=1).tolist()
+    left = part.left.tolist()
+    best, alone = part.estimates[label, SECONDS]
     seconds, watched = (each.total(seen[SECONDS], left[SECONDS]) for each in (best, alone))
-    least = float(len(videos & of_class.videos_seen))
-    bouts = estimates[label, BOUTS][0].total(seen[BOUTS], left[BOUTS], least)
-    footage = float(lengths[is_in].sum()) + float(left[SECONDS])
+    least = float(len(part.videos & of_class.videos_seen))
+    bouts = part.estimates[label, BOUTS][0].total(seen[BOUTS], left[BOUTS], least)
+    footage = float(lengths[part.is_in].sum()) + left[SECONDS]
     share = seconds[0] / footage
     return {
+        "group": part.name,
+        "class": label,
         "seconds": seconds[0],
         "percent": round(100 * share, 2),
         "minutes_per_hour": round(60 * share, 3),
@@ -275,9 +271,9 @@ def _make_row(
         "se": round((seconds[2] - seconds[1]) / (2 * QUANTILE), 3),
         "interval": seconds[1:],
         "bouts_interval": bouts[1:],
-        "model": round(float(sum(of_class.by_model[video][SECONDS] for video in videos)), 3),
+        "model": round(float(sum(of_class.by_model[video][SECONDS] for video in part.videos)), 3),
         "checked": round(seen[SECONDS], 3),
-        "windows": int(is_in.sum()),
+        "windows": int(part.is_in.sum()),
         "footage": round(footage, 3),
         "watched_only": {"seconds": watched[0], "interval": watched[1:]},
         "saved_windows": round(1 - best.spread / alone.spread, 3) if alone.spread else 0.0,

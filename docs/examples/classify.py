@@ -3,8 +3,11 @@
 everest export runs/line --to onnx --output line.onnx   # writes this program beside line.onnx
 python classify.py line.onnx video.mp4      # a file
 python classify.py line.onnx 0 2            # each 2 seconds of the first camera; also a stream or a file
+python classify.py line.onnx rtsp://camera/1 2 --normal ok --threshold 0.9 --hold 3    # alarms
 
-Prints the time and the most probable class of each window; with --json the five most probable. The metadata
+Prints the time and class of each window; with --json the five most probable. With --normal CLASS, a window is
+a fault if 1 - P(CLASS) reaches the threshold, and --hold faults in a row are an alarm. Of streams, cameras,
+pipes and growing files (--follow), times are wall-clock, and a lost source is opened again. The metadata
 of the model states the preprocessing. The last line has the milliseconds of a window, in CPU time: other
 programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
 """
@@ -16,6 +19,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,18 +34,76 @@ except ImportError as error:
 
 MOST = 5  # classes of a line of --json
 OLDEST = "1.17"  # oldest onnxruntime that reads the files of `everest export`
-STALL_SECONDS = 20.0  # without data from a stream, after which this program ends
+RETRY_SECONDS = 1.0  # between attempts to open a lost source again
+POLL_SECONDS = 0.02  # between looks at a pipe or a growing file
 CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}  # by sys.platform
 
 
-def windows(
-    source: str, seconds: float | None, usual: float | None
-) -> Iterator[tuple[float, float, list[av.VideoFrame]]]:
+class Stopped(Exception):
+    """Ctrl-C while PyAV calls `Growing.read`: it would lose a KeyboardInterrupt."""
+
+
+class Growing:
+    """A pipe or a growing file, as PyAV reads it; says if nothing comes for `timeout` seconds.
+
+    Ends where the writer closes the pipe, or where the file is replaced, removed or cut.
+    """
+
+    def __init__(self, path: str, timeout: float, once: bool) -> None:
+        self.path, self.timeout, self.once = path, timeout, once
+        flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # not every system has both
+        self.file = os.open(path, os.O_RDONLY | flags)  # a pipe without a writer would block
+        self.is_pipe = Path(path).is_fifo()
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self.wait_for(size)
+        except KeyboardInterrupt:
+            raise Stopped from None
+
+    def wait_for(self, size: int) -> bytes:
+        says_at = time.monotonic() + self.timeout
+        while True:
+            try:
+                data = os.read(self.file, size)
+            except BlockingIOError:  # of a pipe whose writer is there
+                data = None
+            if data or (data == b"" and self.has_ended()):
+                self.position += len(data)
+                return data
+            if time.monotonic() > says_at:
+                if self.once:
+                    raise TimeoutError(f"no data for {self.timeout:g} s")
+                say(f"{self.path}: no data for {self.timeout:g} s; waiting")
+                says_at = math.inf
+            time.sleep(POLL_SECONDS)
+
+    def has_ended(self) -> bool:
+        if self.is_pipe:  # before its first data, a pipe waits for a writer
+            return self.position > 0
+        try:
+            there, own = Path(self.path).stat(), os.fstat(self.file)
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino) or there.st_size < self.position
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now().astimezone().isoformat(' ', 'seconds')} {text}", file=sys.stderr, flush=True)
+
+
+def windows(options: argparse.Namespace, usual: float | None) -> Iterator[tuple[Any, Any, list[Any]]]:
     """Yield start, end and frames of each window; after a gap of the source, a new one begins.
 
-    Times count from the first frame. `seconds` are the length of a window; None: `usual`, or all of a file
-    that is shorter than two of them.
+    Times count from the first frame; of a source without an end they are datetimes, and when it is lost,
+    ConnectionError is raised unless options.once. Windows are as long as options.seconds; None: `usual`, or
+    all of a file that is shorter than two of them.
     """
+    source, seconds = options.source, options.seconds
     kind = "v4l2" if source.startswith("/dev/video") else None  # a camera
     if source.isdigit():
         if sys.platform not in CAMERAS:
@@ -48,11 +111,14 @@ def windows(
         name, kind = CAMERAS[sys.platform]
         source = name.format(source)
     frames: list[av.VideoFrame] = []
-    timeout = STALL_SECONDS if "://" in source else None
-    with av.open(source, format=kind, timeout=timeout) as container:
+    timeout = options.timeout if "://" in source else None
+    follows = options.follow or Path(source).is_fifo()
+    growing = closing(Growing(source, options.timeout, options.once)) if follows else nullcontext(source)
+    with growing as file, av.open(file, format=kind, timeout=timeout) as container:
         if not container.streams.video:
             sys.exit(f"{source}: no video in it")
         length = container.duration / av.time_base if container.duration else math.inf  # of a camera
+        is_live = follows or (length == math.inf and not Path(source).is_file())
         if seconds is None and usual is None and length == math.inf:
             sys.exit(f"{source}: never ends; give SECONDS, the length of a window, such as 2")
         if seconds is None:
@@ -61,10 +127,18 @@ def windows(
         for frame in intact_frames(container, source):
             first = frame.time if first is None else first
             if frames and frame.time >= frames[0].time + seconds:
-                yield frames[0].time - first, frame.time - first, frames
-                frames = []
+                start, end = frames[0].time - first, frame.time - first
+                if is_live:  # a camera's clock drifts
+                    now = datetime.now().astimezone()
+                    yield now - timedelta(seconds=end - start), now, frames
+                else:
+                    yield start, end, frames
+                next_start = frames[0].time + (options.step or seconds)
+                frames = [kept for kept in frames if kept.time >= next_start]
             frames.append(frame)
-    if frames:  # the last window may be shorter
+    if is_live and not options.once:
+        raise ConnectionError("the stream ended")
+    if frames and not is_live:  # the last window may be shorter
         yield frames[0].time - first, frames[-1].time - first, frames
 
 
@@ -160,40 +234,106 @@ def probabilities(logits: np.ndarray, task: str) -> np.ndarray:
     return powers / powers.sum()
 
 
-def classify(model: str, source: str, seconds: float | None, as_json: bool) -> None:
-    """Print a line for each window of a source, and at the end the milliseconds of a window."""
-    session, about = open_model(model)
-    clip, mean, std, classes = (about[key] for key in ("clip", "mean", "std", "classes"))
-    read_ms, network_ms = [], []
+class Judge:
+    """Decides which classes of a window are present, and whether it belongs to an alarm."""
+
+    def __init__(self, about: dict[str, Any], options: argparse.Namespace) -> None:
+        head = about["heads"][0]
+        self.names = [str(name) for name in about["classes"] or range(head["outputs"])]
+        self.is_multi_label = head["task"] == "multi-label"
+        self.normal, self.hold = options.normal, options.hold
+        if self.normal is not None and self.normal not in self.names:
+            sys.exit(f"--normal {self.normal}: not a class of the model ({', '.join(self.names)})")
+        self.thresholds = head.get("thresholds", 0.5) if options.threshold is None else options.threshold
+        self.shows_best = not self.is_multi_label and self.normal is None and options.threshold is None
+        self.faults = 0  # windows in a row
+
+    def present(self, shares: np.ndarray) -> list[str]:
+        """The classes of a window, the most probable first."""
+        order = [self.names[index] for index in np.argsort(-shares)]
+        if self.shows_best:
+            return order[:1]
+        if self.is_multi_label or self.normal is None:
+            reached = {name for name, yes in zip(self.names, shares >= self.thresholds, strict=True) if yes}
+            return [name for name in order if name in reached]
+        if 1 - shares[self.names.index(self.normal)] < self.thresholds:
+            return [self.normal]
+        return [name for name in order if name != self.normal][:1]
+
+    def alarm(self, present: list[str]) -> bool | None:
+        """Whether `hold` windows in a row had a fault; None: the normal state is unknown."""
+        if self.normal is None and not self.is_multi_label:
+            return None
+        self.faults = self.faults + 1 if set(present) - {self.normal} else 0
+        return self.faults >= self.hold
+
+
+def classify(
+    session: onnxruntime.InferenceSession, about: dict, options: argparse.Namespace, costs: list
+) -> None:
+    """Print a line for each window of a source; add its milliseconds (reading, network) to `costs`."""
+    clip, mean, std = (about[key] for key in ("clip", "mean", "std"))
+    judge = Judge(about, options)
     began = time.process_time()
-    try:
-        for start, end, video in windows(source, seconds, clip.get("seconds")):
-            frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
-            frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
-            read = time.process_time()
-            logits = session.run(None, {"frames": frames})[0][0]
-            ended = time.process_time()
-            read_ms.append(1000 * (read - began))
-            network_ms.append(1000 * (ended - read))
-            shares = probabilities(logits, about["heads"][0]["task"])
-            found = {
-                str(classes[index] if classes else index): round(float(shares[index]), 6)
-                for index in np.argsort(-shares)[:MOST]
-            }
-            if as_json:
-                times = {"read_ms": round(read_ms[-1], 1), "network_ms": round(network_ms[-1], 1)}
-                line = {"start": round(start, 3), "end": round(end, 3), "classes": found, **times}
-                print(json.dumps(line), flush=True)
+    for start, end, video in windows(options, clip.get("seconds")):
+        frames = (clip_of(video, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
+        frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
+        read = time.process_time()
+        logits = session.run(None, {"frames": frames})[0][0]
+        ended = time.process_time()
+        costs.append((1000 * (read - began), 1000 * (ended - read)))
+        shares = probabilities(logits, about["heads"][0]["task"])
+        found = {judge.names[index]: round(float(shares[index]), 6) for index in np.argsort(-shares)}
+        present = judge.present(shares)
+        alarm = judge.alarm(present)
+        if options.json:
+            if isinstance(start, float):
+                line: dict[str, Any] = {"start": round(start, 3), "end": round(end, 3)}
             else:
-                name, share = next(iter(found.items()))
-                print(f"{start:8.1f} to {end:.1f} s  {name}  {100 * share:.1f} %", flush=True)
-            began = time.process_time()
+                line = {"start": start.isoformat(), "end": end.isoformat()}
+            line |= {"classes": dict(list(found.items())[:MOST]), "present": present}
+            line |= {} if alarm is None else {"alarm": alarm}
+            line |= {"read_ms": round(costs[-1][0], 1), "network_ms": round(costs[-1][1], 1)}
+            print(json.dumps(line), flush=True)
+        else:
+            if isinstance(start, float):
+                times = f"{start:8.1f} to {end:.1f} s"
+            else:
+                times = f"{start.isoformat(' ', 'seconds')} to {end:%H:%M:%S}"
+            texts = [f"{name}  {100 * found[name]:.1f} %" for name in present] or ["none"]
+            print("  ".join([times, *texts, *(["ALARM"] if alarm else [])]), flush=True)
+        began = time.process_time()
+
+
+def watch(options: argparse.Namespace) -> None:
+    """Classify a source, and open it again when it is lost; it ends this program if it does not come back.
+
+    A source that has given no window yet is not opened again: its address may be wrong.
+    """
+    session, about = open_model(options.model)
+    costs: list[tuple[float, float]] = []
+    lost_at, had = math.inf, 0  # when it was lost, and the number of windows then
+    try:
+        while True:
+            try:
+                return classify(session, about, options, costs)
+            except (OSError, av.FFmpegError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                stalled = isinstance(error, av.error.ExitError)  # the timeout of av.open
+                problem = f"no data for {options.timeout:g} s" if stalled else str(error)
+                if len(costs) > had:
+                    lost_at, had = time.monotonic(), len(costs)
+                    say(f"{options.source}: {problem}; opening it again")
+                if options.once or not had or time.monotonic() > lost_at + options.timeout:
+                    fix = "; check the address and its sender" if stalled else ""
+                    sys.exit(f"{options.source}: {problem}{fix}")
+            time.sleep(RETRY_SECONDS)
     finally:
-        if network_ms:
-            times = (
-                f"{median(read_ms):.3g} ms to decode and resize, {median(network_ms):.3g} ms in the network"
-            )
-            print(f"windows: {len(network_ms)}; median CPU time: {times}", file=sys.stderr)
+        if costs:
+            read_ms, network_ms = (f"{median(column):.3g}" for column in zip(*costs, strict=True))
+            times = f"{read_ms} ms to decode and resize, {network_ms} ms in the network"
+            print(f"windows: {len(costs)}; median CPU time: {times}", file=sys.stderr)
 
 
 def main() -> None:
@@ -202,23 +342,34 @@ def main() -> None:
         epilog="Example: python classify.py line.onnx 0 2 classifies each 2 seconds of the first camera.",
     )
     parser.add_argument("model", metavar="MODEL.onnx", help="file of `everest export --to onnx`")
-    parser.add_argument("source", metavar="SOURCE", help="video, camera (0, /dev/video0) or URL of a stream")
+    source = "video, pipe, camera (0, /dev/video0) or URL of a stream"
+    parser.add_argument("source", metavar="SOURCE", help=source)
     usual = "length of a window [as the training clips]"
     parser.add_argument("seconds", metavar="SECONDS", nargs="?", type=float, help=usual)
     parser.add_argument("--json", action="store_true", help="print a JSON line for each window")
+    step = "seconds between the starts of windows, which then overlap [SECONDS]"
+    parser.add_argument("--step", type=float, help=step)
+    parser.add_argument("--normal", metavar="CLASS", help="class without a fault; other classes alarm")
+    threshold = "1 - P(CLASS) of a fault; without --normal, P of a class [the model's, else 0.5]"
+    parser.add_argument("--threshold", metavar="P", type=float, help=threshold)
+    parser.add_argument("--hold", metavar="N", type=int, default=1, help="faults in a row of an alarm [1]")
+    parser.add_argument("--follow", action="store_true", help="SOURCE is a file that still grows")
+    parser.add_argument("--once", action="store_true", help="end with the stream; do not open it again")
+    timeout = "seconds without data after which a stream is lost [20]"
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=20.0, help=timeout)
     options = parser.parse_args()
-    if options.seconds is not None and not 0 < options.seconds < math.inf:
-        parser.error("SECONDS must be above 0")
+    for name in ("seconds", "step", "timeout", "threshold", "hold"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            parser.error(f"{name}: must be above 0")
+    if options.step is not None and (options.seconds is None or options.step > options.seconds):
+        parser.error("--step: must be at most SECONDS; give both")
     try:
-        classify(options.model, options.source, options.seconds, options.json)
-    except KeyboardInterrupt:
+        watch(options)
+    except (KeyboardInterrupt, Stopped):
         pass
     except BrokenPipeError:  # such as of `| head`; Python would complain again when it flushes at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except av.error.ExitError:  # the timeout of av.open
-        sys.exit(f"{options.source}: no data for {STALL_SECONDS:g} s; check the address and its sender")
-    except (OSError, av.FFmpegError) as error:
-        sys.exit(f"{options.source}: {error}")
 
 
 if __name__ == "__main__":

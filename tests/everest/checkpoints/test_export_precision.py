@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -337,12 +338,10 @@ def test_the_example_counts_time_from_the_first_frame(onnx_file: Path, late_stre
 
 def test_the_example_ends_when_a_stream_stalls(onnx_file: Path, late_stream: Path):
     content = late_stream.read_bytes()
-    code = f"import sys; sys.path.insert(0, {str(EXAMPLE.parent)!r}); import classify; "
-    code += "classify.STALL_SECONDS = 1.0; classify.main()"
     with socket.create_server(("127.0.0.1", 0)) as server:
         for sent in (b"", content):  # no data at all, or none after a while
             address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-            command = [sys.executable, "-c", code, onnx_file, address, "0.5"]
+            command = [sys.executable, EXAMPLE, onnx_file, address, "0.5", "--timeout", "1"]
             with subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             ) as process:
@@ -353,6 +352,90 @@ def test_the_example_ends_when_a_stream_stalls(onnx_file: Path, late_stream: Pat
             assert process.returncode == 1
             assert message.splitlines()[-1] == f"{address}: no data for 1 s; check the address and its sender"
             assert bool(shown) == bool(sent)
+
+
+def watching(onnx_file: Path, source: Path, *options: object) -> subprocess.Popen[str]:
+    """docs/examples/classify.py on a source that has not ended, with windows of 0.5 s."""
+    command = [sys.executable, "-u", EXAMPLE, onnx_file, source, "0.5", "--json", "--timeout", "1", *options]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def read_until(lines: Any, text: str) -> str:
+    return next(line for line in lines if text in line)
+
+
+def test_the_example_opens_a_pipe_again_and_says_that_it_stalls(onnx_file, late_stream, tmp_path):
+    pipe, content = tmp_path / "camera", late_stream.read_bytes()
+    os.mkfifo(pipe)
+    before = datetime.now().astimezone()
+    with watching(onnx_file, pipe) as process:
+        read_until(process.stderr, f"{pipe}: no data for 1 s; waiting")  # for a writer
+        for _ in range(2):
+            with pipe.open("wb", buffering=0) as writer:
+                writer.write(content)
+                read_until(process.stderr, f"{pipe}: no data for 1 s; waiting")
+            read_until(process.stderr, f"{pipe}: the stream ended; opening it again")
+            line = json.loads(process.stdout.readline())
+            assert before < datetime.fromisoformat(line["end"]) < datetime.now().astimezone()
+        process.send_signal(signal.SIGINT)
+        assert "windows: " in process.stderr.read()
+    assert process.returncode == 0
+    with watching(onnx_file, pipe, "--once") as process:
+        pipe.write_bytes(content)
+        assert len(process.communicate()[0].splitlines()) >= 3
+    assert process.returncode == 0
+    with watching(onnx_file, pipe, "--once") as process:
+        assert process.communicate()[1] == f"{pipe}: no data for 1 s\n"
+    assert process.returncode == 1
+
+
+def test_the_example_follows_a_file_that_grows_and_is_replaced(onnx_file, late_stream, tmp_path):
+    file, content = tmp_path / "growing.ts", late_stream.read_bytes()
+    half = len(content) // 2 // 188 * 188
+    file.write_bytes(content[:half])
+    with watching(onnx_file, file, "--follow") as process:
+        read_until(process.stderr, f"{file}: no data for 1 s; waiting")
+        with file.open("ab") as more:
+            more.write(content[half:])
+        read_until(process.stderr, f"{file}: no data for 1 s; waiting")
+        file.unlink()
+        read_until(process.stderr, f"{file}: the stream ended; opening it again")
+        file.write_bytes(content)
+        read_until(process.stderr, f"{file}: no data for 1 s; waiting")
+        file.unlink()
+        shown, message = process.communicate()
+    assert len(shown.splitlines()) == 6  # three windows, twice
+    assert process.returncode == 1  # it did not come back
+    assert "No such file or directory" in message
+
+
+def test_the_example_prints_faults_and_alarms(onnx_file: Path, clip_files: Path):
+    video = clip_files / "clip2.mp4"
+    whole = json.loads(classified(onnx_file, video, "--json").stdout)
+    best, other, *_ = whole["classes"]
+    assert whole["present"] == [best]
+    assert "alarm" not in whole
+    overlapping = [onnx_file, video, 1, "--step", 0.25, "--normal", other, "--hold", 2]
+    rows = [json.loads(line) for line in classified(*overlapping, "--json").stdout.splitlines()]
+    assert [row["start"] for row in rows[:5]] == [0, 0.25, 0.5, 0.75, 1]
+    assert all(row["end"] - row["start"] == pytest.approx(1) for row in rows[:4])
+    in_a_row = 0
+    for row in rows:
+        is_fault = 1 - row["classes"][other] >= 0.5
+        in_a_row = in_a_row + 1 if is_fault else 0
+        assert (row["present"] != [other]) == is_fault
+        assert row["alarm"] == (in_a_row >= 2)
+    assert in_a_row >= 2
+    shown = classified(*overlapping).stdout.splitlines()
+    assert [line.endswith("  ALARM") for line in shown] == [row["alarm"] for row in rows]
+    never = classified(*overlapping, "--threshold", 1).stdout.splitlines()
+    assert [line.split()[4] for line in never] == len(never) * [other]
+    ended = classified(onnx_file, video, "--normal", "nope")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("--normal nope: not a class of the model (")
+    assert "--step: must be at most SECONDS" in classified(onnx_file, video, 1, "--step", 2).stderr
 
 
 def test_the_example_refuses_what_is_no_video_in_a_line(onnx_file: Path, tmp_path: Path):

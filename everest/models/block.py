@@ -263,10 +263,14 @@ class RecomputedLinear(nn.Linear):
 
     def forward(self, input: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
         """Map the input (..., C) to (..., P). A given `bias` (P,) replaces the layer's own."""
-        bias = self.bias if bias is None else bias
-        if origin is None:
-            return F.linear(input, self.weight, bias)
-        return _LinearOfOrigin.apply(input, self.weight, bias, *origin)
+        return recomputed_linear(input, self.weight, self.bias if bias is None else bias, origin)
+
+
+def recomputed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Origin | None) -> Tensor:
+    """`F.linear`, which stores the tensor of the origin instead of x."""
+    if origin is None:
+        return F.linear(x, weight, bias)
+    return _LinearOfOrigin.apply(x, weight, bias, *origin)
 
 
 class _LinearOfOrigin(torch.autograd.Function):

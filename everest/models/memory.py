@@ -159,9 +159,7 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
     return WeightCounts(
         total=sum(weight.numel() for weight in weights),
         trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-        adapted=sum(
-            layer.a.size(1) * layer.b.size(0) for layer in model.modules() if isinstance(layer, LowRank)
-        ),
+        adapted=sum(layer.original.numel() for layer in model.modules() if isinstance(layer, LowRank)),
     )
 
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.models.block import Origin, recomputed_linear
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
@@ -41,9 +41,8 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
         for block in encoder.blocks:
             for layer in dict.fromkeys(lora.layers):
                 linear = block.get_submodule(LAYER_PATHS[layer])
-                adapter = LowRank(cast("Tensor", linear.weight), lora)
-                # Unsafe: not tried at once, which would draw random numbers.
-                register_parametrization(linear, "weight", adapter, unsafe=True)
+                assert isinstance(linear, nn.Linear)
+                block.set_submodule(LAYER_PATHS[layer], LowRank(linear, lora))
     else:
         freeze_layers(encoder, section.frozen_layers(len(encoder.blocks)))
 
@@ -58,35 +57,42 @@ def freeze_layers(encoder: Encoder, layers: int) -> None:
 
 
 class LowRank(nn.Module):
-    """Maps a weight W to W + alpha / rank * B A. B starts at zero, so a new adapter changes nothing.
+    """A Linear with the weight W + alpha / rank * B A. B starts at zero, so a new adapter changes nothing.
 
     The sum is float32 under autocast, too: the product alone would be rounded.
 
     Args:
-        weight: W (D, C), which stays frozen.
+        linear: its weight W (D, C) and its bias stay frozen.
         lora: `dropout` is the share of the columns of A that are dropped in training mode: input channels,
             the same ones for all tokens of a pass. Dropout for each token, as in the released program, would
             need another product.
     """
 
-    def __init__(self, weight: Tensor, lora: LoraSettings) -> None:
+    def __init__(self, linear: nn.Linear, lora: LoraSettings) -> None:
         super().__init__()
         self.scale, self.dropout = lora.alpha / lora.rank, lora.dropout
-        rows, columns = weight.shape
-        a = weight.new_empty(lora.rank, columns)
+        self.original, self.bias = linear.weight, linear.bias
+        rows, columns = linear.weight.shape
+        a = linear.weight.new_empty(lora.rank, columns)
         self.a = nn.Parameter(nn.init.kaiming_uniform_(a, a=math.sqrt(5)))  # (R, C), as the released program
-        self.b = nn.Parameter(weight.new_zeros(rows, lora.rank))  # (D, R)
+        self.b = nn.Parameter(linear.weight.new_zeros(rows, lora.rank))  # (D, R)
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
+        """The sum (D, C)."""
         a = self.a
         if self.dropout and self.training:
             a = a * F.dropout(torch.ones_like(a[:1]), self.dropout)  # (R, C) * (1, C)
-        return self.added(weight, a, self.b)
+        return self.added(self.original, a, self.b)
 
     def added(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The sum (D, C) of a weight (D, C) and alpha / rank times b (D, R) a (R, C)."""
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
+
+    def forward(self, x: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
+        """As of a `RecomputedLinear`."""
+        return recomputed_linear(x, self.weight, self.bias if bias is None else bias, origin)
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,7 +100,6 @@ def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
     plain = dict(tensors)
     for name, module in model.named_modules():
         if isinstance(module, LowRank):
-            layer = name.removesuffix(".parametrizations.weight.0")
-            weight = plain.pop(f"{layer}.parametrizations.weight.original")
-            plain[f"{layer}.weight"] = module.added(weight, plain.pop(f"{name}.a"), plain.pop(f"{name}.b"))
+            weight, a, b = (plain.pop(f"{name}.{part}") for part in ("original", "a", "b"))
+            plain[f"{name}.weight"] = module.added(weight, a, b)
     return plain

@@ -119,6 +119,7 @@ def report(
         documents = [make_report(results, metric=metric, **choices) for metric in metrics or [None]]
         columns, *rows = make_report_table(*documents)
         notes = dict.fromkeys(chain.from_iterable(map(list_report_notes, documents)))
+        failures = list(map(_format_failure, results["failures"]))
     for document, metric in zip(documents, metrics or [None], strict=True):
         figure = folder / ("report.png" if metric is None else f"report-{metric}.png")
         draw_report(figure, document)
@@ -134,4 +135,4 @@ def report(
             typer.echo(results["summary"])
         print_table(columns, rows)
         figures = (document["figure"] for document in documents)
-        typer.echo("\n".join([*notes, *map(_format_failure, results["failures"]), *figures]))
+        typer.echo("\n".join([*notes, *failures, *figures]))

@@ -145,6 +145,8 @@ def _select_values(
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
         raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
     name = metric or results["metric"] or known[0]
+    if name not in known and metric is None:
+        raise ValueError(f"metric: {name!r}")
     if name not in known:
         raise unknown_name("--metric", name, known)
     return name, {

@@ -65,17 +65,18 @@ def test_fine_tuning_is_the_plain_formulation(selection):
     assert_equal(*(gradients(model, loss) for loss in losses))
 
 
-def saved_shapes(model: nn.Module, x: Tensor) -> list[tuple[int, ...]]:
-    """The shapes of all tensors that a forward pass keeps for the backward pass."""
-    shapes: list[tuple[int, ...]] = []
+def saved_shapes(model: nn.Module, x: Tensor) -> list[torch.Size]:
+    """The shapes of all tensors that a forward pass keeps for the backward pass, each kept once."""
+    kept: dict[int, Tensor] = {}  # by address; they live, so none has the address of another
 
     def keep(tensor: Tensor) -> Tensor:
-        shapes.append(tuple(tensor.shape))
+        kept[tensor.data_ptr()] = tensor
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(x)
-    return shapes
+        loss = model(x).loss
+        assert loss.requires_grad  # the graph lives until here
+    return [tensor.shape for tensor in kept.values()]
 
 
 def test_nothing_of_tokens_times_tokens_and_no_gelu_is_kept():

@@ -43,7 +43,7 @@ class RuleOptions:
         "--background P", "Report no class where even the most probable is below P."
     )
     threshold: float | None = option(
-        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
+        "--threshold P", "Multi-label: report classes at least this probable [the model's]. See --normal."
     )
     smooth: float | None = option(
         "--smooth SECONDS", "Average the probabilities over this time first [as saved, else 0].", min=0
@@ -80,6 +80,25 @@ class WindowOptions:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlarmOptions:
+    """The options of alarms."""
+
+    normal: str | None = option(
+        "--normal CLASS", "Print alarms: windows where 1 - P(CLASS) is at least --threshold [0.5]."
+    )
+    hold: int = option("--hold N", "Such windows in a row that make an alarm.", 1, min=1)
+
+    def find(self, timelines: Timelines, threshold: float | None) -> dict[str, Any]:
+        """The document of `find_alarms`; empty without --normal."""
+        from everest_workflows.recordings.alarms import find_alarms
+
+        if self.normal is None:
+            return {}
+        threshold = 0.5 if threshold is None else threshold
+        return find_alarms(timelines, self.normal, threshold=threshold, hold=self.hold)
+
+
 def timeline(
     *,
     model: TimelineModel,
@@ -89,6 +108,7 @@ def timeline(
     files: TimelineFiles,
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
     whose: o.WhoseOptions,
+    alarms: AlarmOptions,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
@@ -107,6 +127,9 @@ def timeline(
         source = _read_timelines(videos[0], windows, files, model)
     else:
         source = _predict_timelines(videos, windows, files, model, display.report)
+    threshold = rules.threshold
+    if alarms.normal is not None:
+        rules = replace(rules, threshold=None)  # it is that of alarms
     bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
     outputs = files.plan_outputs(kind, source.names, source.classes.heads)
@@ -130,8 +153,9 @@ def timeline(
                 display.report(notice(text))
             if source.save is not None and timelines.extents:
                 timelines.save(source.save)
+            found = alarms.find(timelines, threshold)
             results = _write_results(
-                timelines, labeled, observers, files.plot, kind, outputs, as_json, display.report
+                timelines, found, labeled, observers, files.plot, kind, outputs, as_json, display.report
             )
     rows, scores, text, written = results
     if as_json:
@@ -140,6 +164,8 @@ def timeline(
         typer.echo(format_bouts(rows), nl=False)
     if scores is not None and not as_json:
         typer.echo(format_scores(scores), nl=False, err=files.output is not None)
+    if found and not as_json:
+        typer.echo(format_alarms(found), nl=False, err=files.output is not None)
     for file in written:
         typer.echo(file, err=as_json)
     if timelines.extents:
@@ -149,6 +175,7 @@ def timeline(
 
 def _write_results(
     timelines: Timelines,
+    alarms: Mapping[str, Any],
     labeled: Bouts | None,
     observers: Mapping[str, Bouts],
     plot: Path | None,
@@ -175,7 +202,8 @@ def _write_results(
 
         draw_timelines(plot, timelines, bouts, labeled or {})
     rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
-    text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
+    summary = {**(scores or {}), **alarms}
+    text = json_text({**summary, "timelines": rows} if summary else rows, indent=2) + "\n"
     written: list[Path] = []
     for file, paths in outputs.items():
         if kind == "json":
@@ -333,6 +361,20 @@ def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
             lines.append(f"  {start:8.2f} to {end:8.2f} s  {value:>8}  {name.strip()}".rstrip())
         if "error" in row:
             lines.append(f"  {row['error']}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def format_alarms(document: Mapping[str, Any]) -> str:
+    """Format the document of `find_alarms`: a line for each alarm, and one with their number per day."""
+    alarms, (low, high) = document["alarms"], document["interval"]
+    lines = [
+        f"  ALARM  {alarm['time']:8.2f} s  {alarm['probability']:>8.1%}  {alarm['label']}  {alarm['video']}"
+        for alarm in alarms
+    ]
+    count = f"{len(alarms)} in {document['hours']:.3g} hours"
+    lines.append(
+        f"alarms: {count}, {document['per_day']:.3g} per day (95 % interval {low:.3g} to {high:.3g})"
+    )
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 from damage import with_hole
 from frame_spans import frame_span
@@ -119,6 +120,32 @@ def test_the_table_has_the_bouts_and_the_json_file_what_json_prints(saved: Path,
     first = rows[0]["bouts"][0]
     words = ["0.00", "to", f"{first['end']:.2f}", "s", f"{first['probability']:.1%}", first["label"]]
     assert lines[1].split() == words
+
+
+def test_alarms_are_runs_of_faults_with_their_number_per_day(saved: Path, tmp_path: Path):
+    loaded = Timelines.load(saved)
+    faults = np.array([0, 1, 1, 1, 0, 1, 0, 1], np.float32)  # a run of three, and two of one
+    (video, *_) = loaded.videos
+    assert len(video.starts) >= len(faults) - 1
+    outputs = np.stack([1 - faults, faults], axis=1)[: len(video.starts)]
+    video = replace(
+        video, starts=video.starts[: len(outputs)], ends=video.ends[: len(outputs)], outputs=outputs
+    )
+    file = tmp_path / "alarms.safetensors"
+    replace(loaded, videos=[video]).save(file)
+    document = json_of("timeline", file, "--normal", 0, "--threshold", 0.9, "--hold", 2)
+    (alarm,) = document["alarms"]
+    times = {"time": round(float(video.ends[2]), 3), "end": round(float(video.ends[3]), 3)}
+    assert alarm == {"video": video.video, **times, "label": "1", "probability": 1}
+    days = document["hours"] / 24
+    assert document["hours"] * 3600 == pytest.approx(video.ends[-1] - video.starts[0])
+    assert document["per_day"] == pytest.approx(1 / days)
+    assert np.array(document["interval"]) * days == pytest.approx([0.0253, 5.572], abs=1e-3)  # Garwood 1936
+    assert len(document["timelines"]) == 1
+    shown = run("timeline", file, "--normal", 0, "--hold", 4)
+    assert "ALARM" not in shown
+    assert f"alarms: 0 in {document['hours']:.3g} hours, 0 per day (95 % interval 0 to " in shown
+    assert "'x' is not a class of the model (0, 1)" in refused("timeline", file, "--normal", "x", code=2)
 
 
 def test_improbable_windows_are_background(saved: Path, tmp_path: Path):

@@ -87,7 +87,7 @@ class AlarmOptions:
     normal: str | None = option(
         "--normal CLASS", "Print alarms: windows where 1 - P(CLASS) is at least --threshold [0.5]."
     )
-    hold: int = option("--hold N", "Such windows in a row that make an alarm.", 1, min=1)
+    hold: int | None = option("--hold N", "Such windows in a row that make an alarm [1].", min=1)
 
     def find(self, timelines: Timelines, threshold: float | None) -> dict[str, Any]:
         """The document of `find_alarms`; empty without --normal."""
@@ -96,7 +96,7 @@ class AlarmOptions:
         if self.normal is None:
             return {}
         threshold = 0.5 if threshold is None else threshold
-        return find_alarms(timelines, self.normal, threshold=threshold, hold=self.hold)
+        return find_alarms(timelines, self.normal, threshold=threshold, hold=self.hold or 1)
 
 
 def timeline(
@@ -128,6 +128,8 @@ def timeline(
     else:
         source = _predict_timelines(videos, windows, files, model, display.report)
     threshold = rules.threshold
+    if alarms.normal is None and alarms.hold is not None:
+        raise RecipeError("--hold: needs --normal CLASS")
     if alarms.normal is not None:
         rules = replace(rules, threshold=None)  # it is that of alarms
     bout_rules = rules.over(source.rules)

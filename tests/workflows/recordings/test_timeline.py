@@ -146,6 +146,7 @@ def test_alarms_are_runs_of_faults_with_their_number_per_day(saved: Path, tmp_pa
     assert "ALARM" not in shown
     assert f"alarms: 0 in {document['hours']:.3g} hours, 0 per day (95 % interval 0 to " in shown
     assert "'x' is not a class of the model (0, 1)" in refused("timeline", file, "--normal", "x", code=2)
+    assert "--hold: needs --normal CLASS" in refused("timeline", file, "--hold", 2, code=2)
 
 
 def test_improbable_windows_are_background(saved: Path, tmp_path: Path):

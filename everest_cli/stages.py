@@ -18,7 +18,7 @@ from everest.system.processes import is_main
 from everest.system.run_folder import DecoderStart
 from everest_cli import options as o
 from everest_cli.options import argument, local_path, option, refuse, run_in_each_process
-from everest_cli.output import Display, hint, print_json
+from everest_cli.output import Display, hint, print_json, print_table
 from everest_workflows.project.options import ProjectOptions
 
 if TYPE_CHECKING:
@@ -179,15 +179,20 @@ def train(
 
     from everest_workflows.project.result import ProjectResult
     from everest_workflows.project.train import train as train_project
-    from everest_workflows.project.verdict import list_verdict
+    from everest_workflows.project.verdict import class_table, list_answer, list_rest
 
     with Display() as display:
         result: dict[str, Any] = train_project(videos[0], **vars(options), report=display.report)
     if as_json:
         print_json(result)
+    elif options.dry_run:
+        typer.echo("\n".join(result["lines"]))
     else:
-        lines = result["lines"] if options.dry_run else list_verdict(ProjectResult.of(result))
-        typer.echo("\n".join(lines))
+        finished = ProjectResult.of(result)
+        typer.echo("\n".join(list_answer(finished)))
+        if finished.behaviors:
+            print_table(*class_table(finished))
+        typer.echo("\n".join(list_rest(finished)))
 
 
 def demo(

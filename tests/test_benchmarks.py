@@ -14,8 +14,9 @@ import torch
 from gpu_first import GFLOP
 from steps import Case, clips_for, gflop, our_pass, without_numbers
 
+from everest_cli.output import print_table
 from everest_workflows.project.result import MeasuredTest
-from everest_workflows.project.verdict import list_results
+from everest_workflows.project.verdict import class_table, describe_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +66,7 @@ def missing(page: str, rows: list[str]) -> list[str]:
     return [row for row in rows if not any(line.startswith(row) for line in lines)]
 
 
-def test_timelines():
+def test_timelines(capsys: pytest.CaptureFixture[str]):
     rows, recordings = [], results("mouse_recordings")
     for name, of_set in (results("timelines") | {"mouse": recordings}).items():
         for rules, scores in of_set["scores"].items():
@@ -78,7 +79,9 @@ def test_timelines():
     folds = [fold | paths | {"timelines": fold | paths | {"recordings": []}} for fold in recordings["folds"]]
     measured = recordings["train"] | paths | {"folds": folds}
     measured |= {"timelines": measured}
-    rows = [*list_results(MeasuredTest.of(measured)), measured["judgment"]]
+    test = MeasuredTest.of(measured)
+    print_table(*class_table(test))
+    rows = [describe_answer(test), measured["judgment"], *capsys.readouterr().out.splitlines()]
     for name, row in recordings["confusion"].items():
         true, model, _, draws = recordings["budget"]["classes"][name].values()
         cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])

@@ -1,5 +1,6 @@
-"""The page of an evaluation: a folder with a self-contained HTML file, and its plots as separate files.
+"""The page of a result: a folder with a self-contained HTML file, and its plots as separate files.
 
+The page begins with the answer in one line beside a figure of all models, and ends with what few people need.
 The plots show confusions between classes, or predicted against true numbers.
 
 V videos, C classes; C channels, T frames, H W pixels of clips.
@@ -9,9 +10,12 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,6 +26,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from everest.config.heads import MULTI_LABEL
 from everest.data.clip_dataset import ClipDataset
 from everest.data.views import EvalViews
 from everest.figures.pages import encode_uri, write_page
@@ -29,114 +34,163 @@ from everest.figures.rows import with_three_channels
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
-from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
+from everest.metrics.head_metrics import FEW_OF_CLASS, class_tests, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import METRICS, measurement_rows, metric_rows, percent_text, views_text
+from everest.metrics.names import (
+    METRICS,
+    measurement_rows,
+    metric_rows,
+    name_metric,
+    percent_text,
+    value_text,
+    views_text,
+)
 from everest.metrics.predictions import HeadPredictions, Predictions, label_probabilities
-from everest.system.text import plural
 
 PAGE: Final = "index.html"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # stems of file names
 STRIP: Final = 480  # pixels: width of the strip of a video's three frames
 MISTAKES: Final = 12  # number of mistakes shown per head
 LONGEST_NAME: Final = 32  # maximum number of letters
-MOST_NUMBERED: Final = 30  # maximum number of classes for which matrix cells show counts
+MOST_NUMBERED: Final = 30  # maximum number of classes for which matrix cells show percentages
+# The columns of the table of classes and their keys; the first one has intervals.
+CLASS_COLUMNS: Final = {
+    "single-label": {"recall": "recall", "precision": "precision", "F1": "f1"},
+    MULTI_LABEL: {"average precision": "ap", "recall": "recall", "precision": "precision", "F1": "f1"},
+}
 
 Names = Sequence[str]  # names of videos or classes
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The introduction of a page, below its title."""
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A model or a baseline in the figure beside the answer."""
 
-    lines: Sequence[str] = ()
-    links: Mapping[str, Path] = field(default_factory=dict)  # links to other pages, by link text
+    name: str
+    value: float
+    interval: Sequence[float] | None = None  # 95 %
+    is_selected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a page shows apart from the predictions."""
+
+    title: str
+    answer: Sequence[str]  # the result in one sentence, then what follows from it
+    metric: str = ""  # of the points
+    points: Sequence[Point] = ()  # one at least if there is a metric
+    chance: float | None = None
+    warnings: Sequence[str] = ()  # `problem; what to do`
+    methods: str = ""  # sentences for a publication
+    next: Sequence[str] = ()  # commands
+    details: Mapping[str, Sequence[str]] = field(default_factory=dict)  # sentences by their heading
+    links: Mapping[str, Path] = field(default_factory=dict)  # other pages, by the text of the link
     figure: str | None = None  # path of a PNG
-    title: str | None = None  # title of the page; None: made from the checkpoint
-    intervals: Mapping[str, Sequence[float] | None] = field(default_factory=dict)  # intervals of the classes
+
+    @property
+    def scale(self) -> float:
+        """The value at the right end of the figure; the left end is 0."""
+        if METRICS[self.metric].is_percent:
+            return 100.0
+        shown = [end for point in self.points for end in (point.value, *(point.interval or ()))]
+        return 1.1 * max(*shown, self.chance or 0.0) or 1.0
+
+
+def summarize_evaluation(result: Mapping[str, Any], noun: str) -> Summary:
+    """The summary of the document of `everest eval --json`."""
+    checkpoint, size = result["checkpoint"], f"{result['videos']} {noun}s"
+    if result["groups"] < result["videos"]:
+        size += f" of {result['groups']} groups"
+    answers = []
+    for name, head in result.get("heads", {"": result}).items():
+        title, value, interval, chance = next(metric_rows(head, name))
+        answers.append(f"{title} {value}{f' (95 % CI: {interval})' if interval else ''}, chance {chance}")
+    answer = f"{'; '.join(answers)}; on {size}"
+    metric = next((name for name in METRICS if result.get(name) is not None), "")  # "" of several heads
+    points = []
+    if metric:
+        ends = result.get("intervals", {}).get(metric)
+        interval = None if ends is None or None in ends else ends
+        points = [Point(name="this model", value=result[metric], interval=interval, is_selected=True)]
+        if result.get("majority_top1") is not None:
+            points.append(Point(name=METRICS["majority_top1"].title, value=result["majority_top1"]))
+    return Summary(
+        title=f"Evaluation of {checkpoint}",
+        answer=[answer],
+        metric=metric,
+        points=points,
+        chance=result.get(METRICS[metric].chance or "") if metric else None,
+        methods=f"{size} were classified, with {views_text(result, noun)}, whose outputs were averaged. "
+        f"Result: {answer}. Software: everest {version('everest-video')}.",
+        next=[shlex.join(["everest", "predict", "VIDEO", "--checkpoint", checkpoint])]
+        if checkpoint.endswith(".safetensors")
+        else [],
+    )
 
 
 def write_evaluation_page(
     folder: Path,
-    result: dict[str, Any],
+    result: Mapping[str, Any],
     predictions: Predictions,
     classes: Classes,
     dataset: ClipDataset,
-    summary: Summary = Summary(),
+    summary: Summary | None = None,
 ) -> Path:
     """Write the plots, then the page; return the path of the page.
 
     Args:
-        result: the document of `everest eval --json`.
+        result: the document of `everest eval --json`, or its metrics, `videos`, `groups` and `skipped` alone,
+            which several models with the same test may have together.
         dataset: the evaluated videos; the worst videos are read again for the page.
+        summary: None: that of `summarize_evaluation`.
     """
-    (folder / PAGE).unlink(missing_ok=True)  # an old page must not stand beside new plots
+    page = folder / PAGE
+    page.unlink(missing_ok=True)  # an old page must not stand beside new plots
     show_video = partial(_show_video, dataset, predictions)
     noun = ListSize.of(dataset.samples).noun
+    groups = predictions.groups if len(set(predictions.groups)) > 1 else None
     heads = [
-        _draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)
+        _draw_head(folder, head, classes.names_of_head(head.head), groups, show_video, noun=noun)
         for head in predictions.by_head().values()
     ]
-    return _write_page(
-        folder,
-        title=summary.title or f"Evaluation of {result['checkpoint']}",
-        views=views_text(result, noun),
-        metrics=metric_rows(result),
-        num_videos=result["videos"],
-        num_groups=result["groups"],
-        noun=noun,
-        facts=[row for row in measurement_rows(result, noun) if row[0] != "checkpoint"],  # the title has it
-        heads=heads,
-        skipped=predictions.skipped,
-        summary=summary,
-    )
-
-
-def write_pooled_page(
-    folder: Path,
-    results: Mapping[str, dict[str, Any]],
-    predictions: Predictions,
-    classes: Classes,
-    dataset: ClipDataset,
-    *,
-    noun: str,
-    summary: Summary,
-) -> Path:
-    """Write the page of several models with the same test, with their outputs joined; return its path.
-
-    Args:
-        results: `metric`, `value`, `chance`, … of all models together, then of each model, by title.
-        predictions: joined predictions of all models, which have one head.
-        dataset: the test videos; the worst videos are read again for the page.
-    """
-    pooled = next(iter(results.values()))
-    (head,) = predictions.by_head().values()
-    show_video = partial(_show_video, dataset, predictions)
-    metric = pooled["metric"]
-    documents = {
-        title: {
-            metric: result["value"],
-            METRICS[metric].chance or "": result["chance"],
-            "intervals": {metric: result["interval"]},
-        }
-        for title, result in results.items()
+    summary = summary or summarize_evaluation(result, noun)
+    links = {
+        quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
-    return _write_page(
-        folder,
-        title=f"{summary.title}, all folds together",
-        views="",
-        metrics=[row for title, document in documents.items() for row in metric_rows(document, title)],
-        num_videos=len(head.labels),
-        num_groups=pooled["groups"],
-        noun=noun,
-        facts=[
-            (f"{noun}s", f"{len(head.labels)}, from {plural(pooled['groups'], 'group')}"),
-            ("skipped (unreadable)", str(pooled["skipped"])),
-        ],
-        heads=[_draw_head(folder, head, classes.names_of_head(head.head), show_video, noun=noun)],
-        skipped=[],
+    figure = None if summary.figure is None else encode_uri("image/png", Path(summary.figure).read_bytes())
+    write_page(
+        page,
+        "everest.evaluation",
+        "page.html",
         summary=summary,
+        figure=figure,
+        links=links,
+        commands=_list_commands(summary),
+        heads=heads,
+        views=views_text(dict(result), noun) if "views" in result else "",
+        metrics=list(metric_rows(dict(result))),
+        facts=list(measurement_rows(dict(result), noun)),
+        skipped=predictions.skipped,
+        groups=result["groups"],
+        unit=noun,
+        sampled=f"groups of {noun}s" if result["groups"] < result["videos"] else f"{noun}s",
+        few_groups=FEW_GROUPS,
+        few_of_class=FEW_OF_CLASS,
+        most_numbered=MOST_NUMBERED,
+        longest_name=LONGEST_NAME,
+        metric_title=name_metric(summary.metric) if summary.metric else "",
+        value_text=value_text,
+        percent_text=percent_text,
     )
+    return page
+
+
+def _list_commands(summary: Summary) -> list[tuple[str, str]]:
+    """The title and the text of commands; the one that made the page is unknown in a notebook."""
+    program, *arguments = sys.argv
+    made = [shlex.join(["everest", *arguments])] if Path(program).name == "everest" else []
+    return [("This page was made by", text) for text in made] + [("Next", text) for text in summary.next]
 
 
 def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
@@ -157,36 +211,19 @@ def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> t
     return name, encode_uri("image/jpeg", buffer.getvalue())
 
 
-def _write_page(
-    folder: Path, *, num_videos: int, num_groups: int, noun: str, summary: Summary, **values: Any
-) -> Path:
-    """Fill the page template and write the page."""
-    unit_of_draws = f"groups of {noun}s" if num_groups < num_videos else f"{noun}s"
-    constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
-    values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
-    page = folder / PAGE
-    values["links"] = {
-        quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
-    }
-    image = None if summary.figure is None else encode_uri("image/png", Path(summary.figure).read_bytes())
-    values |= {"lines": summary.lines, "figure": image, "intervals": summary.intervals}
-    write_page(
-        page, "everest.evaluation", "page.html", groups=num_groups, unit=noun, sampled=unit_of_draws, **values
-    )
-    return page
-
-
 def _draw_head(
     folder: Path,
     head: HeadPredictions,
     names: Names,
+    groups: Sequence[str] | None,
     show_video: Callable[[int], tuple[str, str]],
     *,
     noun: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page.
 
-    `show_video` gives the name and the frames of a video by its number.
+    `groups` are those of the videos; None: without intervals. `show_video` gives the name and the frames of a
+    video by its number.
     """
     name = head.head.name
     task = head.task
@@ -205,14 +242,37 @@ def _draw_head(
         pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
         confused = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
         plot_values = {"plot": encode_uri("image/png", plot.read_bytes()), "confusions": confused}
-    rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
-    rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
+    rows = [] if task == "regression" else _list_classes(head, names, groups)
     mistakes = []
     for index, label, predicted in worst_videos(head, names):
         video, frames = show_video(index)
         mistakes.append((video, label, predicted, frames))
-    values = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
+    values = {
+        "name": name,
+        "task": task,
+        "classes": rows,
+        "mistakes": mistakes,
+        "has_groups": groups is not None,
+    }
+    values["columns"] = CLASS_COLUMNS.get(task, {})
     return values | plot_values
+
+
+def _list_classes(head: HeadPredictions, names: Names, groups: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The rows of `per_class` and `class_tests`, with the number and the values at chance of each class.
+
+    The lowest F1 comes first, and classes without a video last.
+    """
+    tests = {row["name"]: row for row in class_tests(head, names, groups)}
+    rows = []
+    for number, row in enumerate(per_class(head, names)):
+        test = tests.get(row["name"], {"interval": None, "prevalence": 0.0})
+        chance = {"precision": test["prevalence"], "ap": test["prevalence"]}
+        if head.task == "single-label":  # of a guess among all classes
+            chance["recall"] = guess = 100 / len(names)
+            chance["f1"] = 2 * guess * test["prevalence"] / (guess + test["prevalence"])
+        rows.append({"number": number, "chance": chance, "worst_group": None, **test, **row})
+    return sorted(rows, key=lambda row: row["f1"] if row["videos"] else 101)
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -243,12 +303,13 @@ def shorten_names(names: Names) -> list[str]:
 
 
 def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun: str) -> None:
-    """Write a PNG of (C, C) counts of videos or windows by true and predicted class, shaded by row share.
+    """Write a PNG of (C, C) counts of videos or windows by true and predicted class, as percent of each row.
 
-    With few classes every cell shows its count; with many the image grows so that each name is readable.
+    With few classes every cell shows its percentage, and the recall and precision of each class are at the
+    edges; with many the image grows so that each name is readable.
     """
     is_numbered = len(names) <= MOST_NUMBERED
-    cell, points = (0.45, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
+    cell, points = (0.5, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
     side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
     axis_names = [escape_dollars(name) for name in shorten_names(names)]
@@ -258,14 +319,23 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
         panel.set_xticks(range(len(names)), axis_names, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), axis_names, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
-        panel.set_title(f"{counts.sum()} {noun}s by true and predicted class")
+        title = f"percent of the {noun}s of a true class ({counts.sum()} {noun}s)"
         if is_numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
                 color = "white" if shares[row, column] > 0.5 else "black"
-                count = str(counts[row, column])
-                panel.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
+                percent = f"{100 * shares[row, column]:.0f}"
+                panel.text(column, row, percent, ha="center", va="center", color=color, fontsize=8)
+            right, predicted = counts.diagonal(), counts.sum(axis=0)  # (C,) each
+            precisions = [f"{100 * x:.0f}" for x in right / np.maximum(predicted, 1)]
+            recalls = [f"{100 * x:.0f}" for x in shares.diagonal()]
+            top, side_axis = panel.secondary_xaxis("top"), panel.secondary_yaxis("right")
+            top.set_xticks(range(len(names)), precisions, fontsize=8)
+            top.set_xlabel("precision, %")
+            side_axis.set_yticks(range(len(names)), recalls, fontsize=8)
+            side_axis.set_ylabel("recall, %")
         else:
             panel.tick_params(labeltop=True, labelright=True)  # names on all sides of a large image
+        panel.set_title(title, fontsize=10)
         bar = figure.colorbar(image, ax=panel, fraction=0.03)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
         bar.set_label("share of the true class")

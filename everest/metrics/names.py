@@ -55,6 +55,11 @@ def find_metric(name: str) -> Metric | None:
     return METRICS[max(names, key=len)] if names else None
 
 
+def name_metric(metric: str) -> str:
+    """The title of a metric in a sentence, where top-1 is called accuracy."""
+    return "accuracy" if metric == "top1" else METRICS[metric].title
+
+
 def value_text(name: str, value: float | None) -> str:
     """Format a value with its unit."""
     if value is None:
@@ -97,12 +102,16 @@ def views_text(result: dict[str, Any], noun: str = "video") -> str:
 
 
 def measurement_rows(result: dict[str, Any], noun: str = "video") -> Iterator[tuple[str, str]]:
-    """Yield how the metrics in the document of `everest eval --json` were measured."""
+    """Yield how the metrics in the document of `everest eval --json` were measured.
+
+    The cost of a view and the time are left out if the document lacks them, as of several models together.
+    """
     groups = f", from {plural(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield f"{noun}s", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
-    has_tokens = result["tokens"] is not None  # a linear model on images has no tokens
-    tokens = f"keep ratio {result['keep']:g}, {plural(result['tokens'], 'token')}, " if has_tokens else ""
-    yield "a view", f"{tokens}{result['gmacs']} GMACs"
-    yield "time", f"{result['seconds']} s"
+    if "gmacs" in result:
+        has_tokens = result["tokens"] is not None  # a linear model on images has no tokens
+        tokens = f"keep ratio {result['keep']:g}, {plural(result['tokens'], 'token')}, " if has_tokens else ""
+        yield "a view", f"{tokens}{result['gmacs']} GMACs"
+        yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)

@@ -61,7 +61,7 @@ FIGURE: Final = "timeline.png"
 class PageData(NamedTuple):
     """What the page of a test shows below its summary; see `everest.evaluation.page`."""
 
-    results: dict[str, Any]
+    result: dict[str, Any]
     predictions: Predictions
     classes: Classes
     dataset: ClipDataset
@@ -225,11 +225,9 @@ def pool_folds(
         timelines=timelines,
         folds=fold_results,
     )
-    documents = {"all folds": pooled.dump()}
-    for number, result in enumerate(fold_results, start=1):
-        documents[f"fold {number}"] = result.dump() | {"interval": None}  # a fold has few groups
+    document = metrics | {key: getattr(pooled, key) for key in ("videos", "groups", "skipped")}
     tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
-    return pooled, PageData(documents, delivered, classes, evaluation_dataset(tested, classes))
+    return pooled, PageData(document, delivered, classes, evaluation_dataset(tested, classes))
 
 
 def score_recordings(comparison: Comparison, model: Classifier) -> TimelineScores | None:

@@ -83,20 +83,18 @@ class ClassTest:
     worst: list[int] | None = None  # of that group: its videos that are found, and all
     interval: list[float] | None  # 95 %, of `ap` or `recall`
 
-    def line(self, unit: str) -> str:
-        """The class in a line; `unit`: what it is found in, such as `windows`."""
-        spread = ""
-        if self.interval is not None:
-            spread = f" (95 % interval: {self.interval[0]:.3g} to {self.interval[1]:.3g})"
-        if self.worst_group is not None and self.worst is not None:
-            found, videos = self.worst
-            spread += f", worst {Path(self.worst_group).name} ({found} of {videos})"
-        share = f"present in {self.prevalence:.1f} % of the {unit}"
-        if self.ap is not None:
-            return f"{self.name}: average precision {self.ap:.1f} %{spread}, {share}"
-        right = f"{self.precision:.1f} % of its predictions right"
-        mistaken = "" if self.taken is None else f", {self.taken:.1f} % taken for {self.taken_for}"
-        return f"{self.name}: {self.recall:.1f} % found{spread}{mistaken}, {right}, {share}"
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of recall and precision."""
+        recall, precision = self.recall or 0.0, self.precision or 0.0
+        return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
+
+    @property
+    def worst_text(self) -> str:
+        """The worst group, with its numbers of found and of all videos."""
+        if self.worst_group is None or self.worst is None:
+            return ""
+        return f"{Path(self.worst_group).name} ({self.worst[0]} of {self.worst[1]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +132,11 @@ class MeasuredTest:
     def choice(self) -> str:
         """The name of the delivered candidate, and the members of a mean."""
         return f"{self.chosen} of {' and '.join(self.members)}" if len(self.members) > 1 else self.chosen
+
+    @property
+    def unit(self) -> str:
+        """What the test list has: videos, or windows of recordings."""
+        return "video" if self.timelines is None else "window"
 
     @property
     def figure(self) -> str | None:

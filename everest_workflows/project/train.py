@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from typing import Any
 from everest import stages
 from everest.config.settings import Recipe
 from everest.errors import DataError, UserError
-from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
+from everest.evaluation.page import PAGE, write_evaluation_page
 from everest.models.classifier import Classifier
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Report, heading, ignore_event, notice
@@ -33,7 +32,7 @@ from everest.system.text import time_text
 from everest_workflows.annotations.formats import recognize_format
 from everest_workflows.project.candidates import FeatureTable
 from everest_workflows.project.comparison import Comparison
-from everest_workflows.project.measure import OUTPUTS, PageData, measure_candidates, pool_folds, pool_outputs
+from everest_workflows.project.measure import OUTPUTS, measure_candidates, pool_folds, pool_outputs
 from everest_workflows.project.project_plan import NEW_LISTS, make_plan
 from everest_workflows.project.request import (
     LISTS,
@@ -47,7 +46,7 @@ from everest_workflows.project.request import (
     write_document,
 )
 from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
-from everest_workflows.project.verdict import judge, list_results, write_methods
+from everest_workflows.project.verdict import describe_answer, judge, make_summary, write_methods
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
@@ -167,10 +166,12 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         clip_time = _measure_clip_time(model, comparison, table)
     judgment = judge(test, possible_folds=project.possible_folds)
     methods = write_methods(project, choice, comparison.recipe, test)
-    times = [] if clip_time is None else [str(clip_time)]
-    lines = [*list_results(test), judgment, *times, f"methods: {methods}"]
+    next_commands = list_next_commands(project.request, test, comparison.recipe, folder)
+    answer = [describe_answer(test), judgment, *([] if clip_time is None else [str(clip_time)])]
     links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
-    _write_page(comparison, folder.name, test, page, lines, links)
+    title = f"{folder.name}, all folds together" if fold_tests else folder.name
+    summary = make_summary(title, test, answer=answer, methods=methods, next=next_commands, links=links)
+    write_evaluation_page(folder / REPORT, *page, summary)
     result = ProjectResult(
         **vars(test),
         judgment=judgment,
@@ -179,7 +180,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
         resumed=resumed,
         clip_time=clip_time,
         methods=methods,
-        next=list_next_commands(project.request, test, comparison.recipe, folder),
+        next=next_commands,
     )
     write_document(folder / RESULT, result.dump())
     return result
@@ -213,26 +214,6 @@ def _measure_clip_time(model: Classifier, comparison: Comparison, table: Feature
     )
 
 
-def _write_page(
-    comparison: Comparison,
-    title: str,
-    test: MeasuredTest,
-    page: PageData,
-    lines: list[str],
-    links: Mapping[str, Path],
-) -> None:
-    """Write the page of a test in the folder of the project or of the fold."""
-    # Of each class, the interval of its recall, or of its average precision.
-    intervals = {each.name: each.interval for each in test.behaviors}
-    summary = Summary(lines, links, test.figure, f"Test of {title}", intervals)
-    folder = comparison.output / REPORT
-    if test.folds:
-        noun = "video" if test.timelines is None else "window"
-        write_pooled_page(folder, *page, noun=noun, summary=summary)
-    else:
-        write_evaluation_page(folder, *page, summary)
-
-
 def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTest]:
     """Train and test the candidates of the remaining folds; returns the tests of all."""
     project = comparison.project
@@ -250,7 +231,8 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
             comparison.report(heading(title + left))
             model, candidates, choice = fold.compare(table)
             test, page = measure_candidates(fold, model, candidates, choice)
-            _write_page(fold, title, test, page, list_results(test), links)
+            summary = make_summary(title, test, answer=[describe_answer(test)], links=links)
+            write_evaluation_page(fold.output / REPORT, *page, summary)
             write_document(file, test.dump())
             done += 1
         results.append(MeasuredTest.read(file, fix="remove it"))

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from everest.config.settings import Recipe
 from everest.errors import first_names
+from everest.evaluation.page import Point, Summary
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.names import METRICS, value_text
+from everest.metrics.names import METRICS, name_metric, percent_text, value_text
 from everest.system.text import plural, time_text
 from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.feature_kinds import FEATURES, IMAGES, LINEAR, SIZE_RATE
@@ -27,18 +28,36 @@ LINEAR_MODEL: Final = "a linear model on small images"
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
-def list_verdict(result: ProjectResult) -> list[str]:
-    """The lines of `everest train`."""
+def list_answer(result: ProjectResult) -> list[str]:
+    """The lines of `everest train` above its table of classes: how good the model is."""
+    return [describe_answer(result), result.judgment, *_list_timelines(result)]
+
+
+def list_rest(result: ProjectResult) -> list[str]:
+    """The lines of `everest train` below its table of classes: warnings, files and the next command."""
     since = " since it resumed" if result.resumed else ""
     took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
-    times = [] if result.clip_time is None else [str(result.clip_time)]
-    lines = [*list_results(result), result.judgment, *times, took, f"page: {result.report}"]
-    if result.figure is not None:
-        lines.append(f"picture: {result.figure}")
-    lines.append(f"methods: {result.methods}")
+    lines = [f"warning: {text}" for text in result.warnings]
+    lines += [] if result.clip_time is None else [str(result.clip_time)]
+    lines += [f"selected: {result.chosen}, {result.reason}", took, f"page: {result.report}"]
+    lines += [] if result.figure is None else [f"picture: {result.figure}"]
     titles = ("next", "or in int8, often in half the time (docs/export.md)")
     commands = [f"{title}: {command}" for title, command in zip(titles, result.next, strict=False)]
     return [*lines, f"weights: {result.checkpoint}", *commands]
+
+
+def class_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The titles and the rows of the table of classes; no row for a model that predicts numbers."""
+    is_multi = any(each.ap is not None for each in result.behaviors)
+    titles = ("average precision", "95 % CI") if is_multi else ("recall", "95 % CI", "precision", "F1")
+    rows = []
+    for each in result.behaviors[:MOST_CLASSES]:
+        interval = "" if each.interval is None else "{:.3g} to {:.3g} %".format(*each.interval)
+        scores = [each.ap] if is_multi else [each.recall, each.precision, each.f1]
+        first, *others = (percent_text(score or 0.0) for score in scores)
+        support = str(round(each.prevalence * result.videos / 100))
+        rows.append((each.name, first, interval, *others, support, each.worst_text))
+    return ("class", *titles, f"{result.unit}s", "worst group"), rows
 
 
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
@@ -63,9 +82,9 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     size, groups = plural(test.videos, unit), plural(test.groups, "group")
     tested = f"On {size} of {groups} held out of training and choice"
     if test.folds:
-        again = ", each of which chose and trained its model on the other groups" if chosen else ""
-        tested = f"In {len(test.folds)} folds over {groups} ({size}){again}"
-    metric = METRICS[test.metric].title
+        nested = "nested cross-validation" if chosen else "cross-validation"
+        tested = f"In {nested} by group ({len(test.folds)} folds, {groups}, {size})"
+    metric = name_metric(test.metric)
     sentences = [
         f"{units} ({plural(recipe.data.frames, 'frame')}) were classified by {model}{chosen}",
         f"{tested}, {metric} was {value_text(test.metric, test.value)}{format_interval(test.interval)}",
@@ -75,7 +94,7 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
         averaged = (
             f"With probabilities averaged over {scores.smooth:g} s" if scores.smooth else "In timelines"
         )
-        right = f"{scores.frame_accuracy:.1f} % of the frames were right"
+        right = f"frame accuracy was {scores.frame_accuracy:.1f} %"
         sentences.append(f"{averaged}, {right}{format_interval(scores.frame_interval)}")
     if test.interval is not None:
         few = ", widened by the t distribution for few groups" if test.groups < FEW_GROUPS else ""
@@ -83,57 +102,75 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     return f"{'. '.join(sentences)}. Software: everest {version('everest-video')}."
 
 
-def list_results(result: MeasuredTest) -> list[str]:
-    """The lines about a test: the metric, the baselines, and the timelines of recordings."""
-    unit = "video" if result.timelines is None else "window"
-    size = plural(result.videos, f"test {unit}")
+def describe_answer(result: MeasuredTest) -> str:
+    """How good a model is on what it has not seen, beside the baselines, in one sentence."""
+    size = plural(result.videos, f"test {result.unit}")
     size += f" of {plural(result.groups, 'group')}" if result.groups < result.videos else ""
-    value = partial(value_text, result.metric)
-    lines = [
-        f"{METRICS[result.metric].title} {value(result.value)}{format_interval(result.interval)} on {size}"
-    ]
-    if result.interval is not None:
-        note = "" if result.groups >= FEW_GROUPS else f"; wide, because {result.groups} groups are few"
-        if any(100 in (each.recall, each.ap) for each in result.behaviors):
-            note += "; wider for a class without a mistake, where it is that of the binomial distribution"
-        limit = (
-            "how far values vary over groups like these, not over other kinds of animals, places or cameras"
+    value = f"{value_text(result.metric, result.value)}{format_interval(result.interval)}"
+    return f"{name_metric(result.metric)} {value} on {size}; {', '.join(_list_baselines(result))}"
+
+
+def _list_timelines(result: MeasuredTest) -> list[str]:
+    """The line about the timelines of recordings, if there are any."""
+    if (scores := result.timelines) is None:
+        return []
+    recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
+    correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
+    means = f"class mean {scores.mean_class_accuracy:.1f} %"
+    if short := ", ".join(f"'{name}', {seconds:g} s" for name, seconds in scores.too_short.items()):
+        means += f" (without {short} of truth)"
+    means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
+    majority = f"most frequent class {scores.majority_accuracy:.1f} %"
+    return [f"timelines of {recordings}: frame accuracy {correct}, {majority}, {means}"]
+
+
+def make_summary(title: str, result: MeasuredTest, **texts: Any) -> Summary:
+    """What the page of a test shows; `texts` are further fields of the summary."""
+    selected = next((each for each in result.candidates if each.name == result.chosen), None)
+    name = f"{result.chosen} (selected)"
+    if result.folds:  # each fold chose its model, and its candidates are shown as well
+        name, selected = "selected in each fold", None
+    points = [Point(name=name, value=result.value, interval=result.interval, is_selected=True)]
+    points += [
+        Point(
+            name="frame size and rate alone" if each.name == SIZE_RATE else each.name,
+            value=each.test,
+            interval=each.interval,
         )
-        lines.append(f"intervals: {limit}{note}")
-    lines += [
-        f"compare: {', '.join(_list_baselines(result))}",
-        *(f"warning: {text}" for text in result.warnings),
-        f"delivered: {result.chosen}, {result.reason}",
+        for each in result.candidates
+        if each.test is not None and each is not selected
     ]
-    # The mean of a fold may have other members than that of all videos.
-    unseen = {each.name: each.test if result.folds else each.validation for each in result.candidates}
-    if candidates := [
-        f"{name} {value(number)}"
-        for name, number in unseen.items()
-        if number is not None and name != SIZE_RATE
-    ]:
-        limit = "the best of several looks too good to publish"
-        chosen = "chosen by loss, not by these values; " if "loss" in result.reason else ""
-        lines.append(f"candidates on groups that they had not seen: {', '.join(candidates)}; {chosen}{limit}")
-    lines += [behavior.line(f"{unit}s") for behavior in result.behaviors[:MOST_CLASSES]]
-    if len(result.behaviors) > MOST_CLASSES:
-        lines.append(f"{len(result.behaviors) - MOST_CLASSES} further classes: see `behaviors` of --json")
-    if (scores := result.timelines) is not None:
-        recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
-        correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
-        correct += f", most frequent class {scores.majority_accuracy:.1f} %"
-        means = f"class mean {scores.mean_class_accuracy:.1f} %"
-        if short := ", ".join(f"'{name}', {seconds:g} s" for name, seconds in scores.too_short.items()):
-            means += f" (without {short} of truth)"
-        means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
-        lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
-    return lines
+    if result.majority is not None:
+        points.append(Point(name=f"always '{result.majority_class}'", value=result.majority))
+    limit = "The selected model was chosen by loss on held-out groups, not by its value in this figure"
+    details = {
+        "Selection": [
+            f"{result.choice}: {result.reason}.",
+            f"{limit}; the best of several looks too good to publish.",
+        ]
+    }
+    return Summary(
+        title=f"Test of {title}",
+        metric=result.metric,
+        points=points,
+        chance=result.chance,
+        warnings=result.warnings,
+        figure=result.figure,
+        details=details,
+        **texts,
+    )
 
 
 def make_card_lines(result: ProjectResult) -> list[str]:
     """The accuracy that `everest train` reported, for a model card."""
     tested = f"in {len(result.folds)} folds; this model has learned from all videos" if result.folds else ""
-    return [f"- {line}" for line in (f"tested by `everest train` {tested}".strip(), *list_results(result))]
+    lines = [f"tested by `everest train` {tested}".strip(), describe_answer(result), result.judgment]
+    lines += [f"warning: {text}" for text in result.warnings]
+    titles, rows = class_table(result)
+    lines += [
+        ", ".join(f"{title} {cell}" for title, cell in zip(titles, row, strict=True) if cell) for row in rows
+    ]
+    return [f"- {line}" for line in [*lines, *_list_timelines(result)]]
 
 
 def _list_baselines(result: MeasuredTest) -> list[str]:
@@ -160,12 +197,12 @@ def _compare_with_images(result: MeasuredTest) -> str:
     sign = 1 if METRICS[result.metric].is_higher_better else -1
     low, high = sorted(sign * end for end in result.difference)
     clearly = "clearly" if low > 0 and result.groups >= FEWEST_TO_COMPARE else "not clearly"
-    gain = f"95 % interval of the gain: {low:.3g} to {high:.3g}"
+    gain = f"95 % CI of the gain: {low:.3g} to {high:.3g}"
     return f"; the model was {clearly} better than small images ({gain})"
 
 
 def format_interval(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else " (95 % interval: {:.3g} to {:.3g})".format(*interval)
+    return "" if interval is None else " (95 % CI: {:.3g} to {:.3g})".format(*interval)
 
 
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:

@@ -1,4 +1,6 @@
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
@@ -59,6 +61,9 @@ def test_the_page_and_the_predictions_file_agree(classifier_run: Path, tmp_path:
     shown = [document["top1"], low, high, document["chance_top1"], document["majority_top1"]]
     table = text.split('id="metrics"')[1].split("</table>")[0]
     assert all(f"{value:.1f}" in table for value in shown)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text  # no other script can run
     assert f"{document['top1']:.1f} %</td>" in table
     assert not re.search(r"(src|href)=\"(?!data:)", text)  # no other file, no network
     assert not list(metric_rows({"top5": 100.0, "chance_top5": 62.5}))  # of eight classes it says little

@@ -62,14 +62,15 @@ def test_the_pages_of_the_folds_and_of_all_lead_to_each_other(result, output):
     assert (page.parent / re.findall('href="([^"]*)">fold 2<', text)[0]).samefile(of_fold)
     assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', text_of_fold)[0]).samefile(page)
     title = "<h1>Test of fold 2 of 4</h1>"
-    assert f"{title}\n<p>top-1 {result['folds'][1]['value']:.1f} % on" in text_of_fold
+    assert title in text_of_fold
+    assert f"<p>accuracy {result['folds'][1]['value']:.1f} % on" in text_of_fold
 
 
 def test_the_page_shows_all_folds_together(result):
     page = Path(result["report"]).read_text()
     assert f"<p>{result['judgment']}</p>" in unescape(page)
     assert "<h1>Test of project, all folds together</h1>" in page
-    assert "95 % interval of the recall" in page
+    assert "Below recall: its 95 % CI" in page
     num_wrong = round(44 * (1 - result["value"] / 100))
     assert page.count('<figure class="mistake">') == min(num_wrong, 12) > 0
     assert re.search(r'class="path">/.*r\d\.mp4', page)
@@ -82,7 +83,7 @@ def test_the_card_of_an_exported_file_has_the_accuracy_of_all_folds(result, outp
     assert exported["clip"]["seconds"] > 0
     assert exported["next"].endswith(r"--data NEW_CLIPS --set data.test=. --group '(r\d)'")
     card = (tmp_path / "line.onnx.CARD.md").read_text()
-    assert f"top-1 {result['value']:.1f} %" in card
+    assert f"accuracy {result['value']:.1f} %" in card
     assert "in 4 folds; this model has learned from all videos" in card
 
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from small_projects import NETWORK_ROW, RESULT
+from small_projects import RESULT
 
 from everest.config.recipe import load_recipe
 from everest_workflows.project.request import Request
-from everest_workflows.project.result import ClassTest, MeasuredTest
+from everest_workflows.project.result import MeasuredTest
 from everest_workflows.project.train import list_next_commands
-from everest_workflows.project.verdict import judge, list_results
+from everest_workflows.project.verdict import class_table, describe_answer, judge
 
 
 def test_a_model_is_better_than_the_best_baseline_a_tie_or_worse_or_the_test_cannot_tell():
@@ -53,28 +53,21 @@ def test_a_model_is_better_than_the_best_baseline_a_tie_or_worse_or_the_test_can
     assert "only 1 group; label videos of more groups" in judge(one_group, possible_folds=None)
 
 
-def test_a_class_names_the_group_where_most_of_its_videos_are_missed():
-    facts: dict[str, Any] = {"recall": 98.2, "precision": 100.0, "interval": None, "prevalence": 51.2}
-    row = ClassTest(name="franka", **facts, worst_group="shift09", worst=[6, 7])
-    assert row.line("videos").startswith("franka: 98.2 % found, worst shift09 (6 of 7), 100.0 % of its")
+def test_the_table_of_classes_has_f1_support_and_the_group_with_most_misses():
+    facts: dict[str, Any] = {"recall": 80.0, "precision": 100.0, "interval": [60.0, 97.5], "prevalence": 50.0}
+    row = {"name": "franka", **facts, "worst_group": "runs/shift09", "worst": [6, 7]}
+    titles, rows = class_table(MeasuredTest.of(RESULT | {"behaviors": [row]}))
+    assert titles == ("class", "recall", "95 % CI", "precision", "F1", "videos", "worst group")
+    assert rows == [("franka", "80.0 %", "60 to 97.5 %", "100.0 %", "88.9 %", "10", "shift09 (6 of 7)")]
 
 
-def test_the_verdict_says_once_what_all_intervals_are_about():
-    few = list_results(MeasuredTest.of(RESULT | {"groups": 5}))
-    assert few[1].endswith("places or cameras; wide, because 5 groups are few")
-    assert sum("are few" in line for line in few) == 1
-    many = list_results(MeasuredTest.of(RESULT | {"groups": 12}))
-    assert many[1].endswith("groups like these, not over other kinds of animals, places or cameras")
-    alone = list_results(MeasuredTest.of(RESULT | {"interval": None}))
-    assert not any(line.startswith("intervals") for line in alone)
-    found: dict[str, Any] = {"name": "run", "prevalence": 50.0, "recall": 100.0, "precision": 90.0}
-    perfect = list_results(MeasuredTest.of(RESULT | {"behaviors": [found | {"interval": [69.0, 100.0]}]}))
-    assert "wider for a class without a mistake, where it is that of the binomial distribution" in perfect[1]
-    of_frames = list_results(MeasuredTest.of(RESULT | {"frames": 1, "warnings": ["classes differ"]}))
-    assert of_frames[2].endswith("a linear model on small images 70.0 % (of the same 1 frame)")
-    assert of_frames[3] == "warning: classes differ"
-    compared = list_results(MeasuredTest.of(RESULT | {"candidates": [NETWORK_ROW | {"validation": 75.0}]}))
-    assert any(line.endswith("looks too good to publish") for line in compared)
+def test_the_answer_has_the_interval_and_the_baselines():
+    answer = describe_answer(MeasuredTest.of(RESULT | {"groups": 5, "frames": 1}))
+    assert answer.startswith(
+        "accuracy 90.0 % (95 % CI: 80 to 97) on 20 test videos of 5 groups; chance 50.0 %"
+    )
+    assert answer.endswith("always 'run' 60.0 %, a linear model on small images 70.0 % (of the same 1 frame)")
+    assert "CI" not in describe_answer(MeasuredTest.of(RESULT | {"interval": None}))
 
 
 def test_the_next_command_writes_the_kind_of_the_annotations_and_folds_name_the_members_of_a_mean(tmp_path):

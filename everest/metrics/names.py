@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -95,7 +95,7 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         yield title, value_text(name, result[name]), interval, chance_text
 
 
-def views_text(result: dict[str, Any], noun: str = "video") -> str:
+def views_text(result: Mapping[str, Any], noun: str = "video") -> str:
     """Describe the views per video, or other unit, behind the metrics of `everest eval --json`."""
     views = result["views"]
     return f"views of a {noun}: {plural(views['clips'], 'clip')} x {plural(views['crops'], 'crop')}"

@@ -184,7 +184,8 @@ def train(
     with Display() as display:
         result: dict[str, Any] = train_project(videos[0], **vars(options), report=display.report)
     if as_json:
-        print_json(result)
+        named = {} if options.dry_run else {result["metric"]: result["value"]}
+        print_json({**result, **named})
     elif options.dry_run:
         typer.echo("\n".join(result["lines"]))
     else:

@@ -204,7 +204,7 @@ def _write_results(
 
         draw_timelines(plot, timelines, bouts, labeled or {})
     rows = timelines.to_rows(bouts) if as_json or kind in (None, "json") else []
-    summary = {**(scores or {}), **alarms}
+    summary = {**(scores or {}), **({"alarms": alarms} if alarms else {})}
     text = json_text({**summary, "timelines": rows} if summary else rows, indent=2) + "\n"
     written: list[Path] = []
     for file, paths in outputs.items():
@@ -368,7 +368,7 @@ def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def format_alarms(document: Mapping[str, Any]) -> str:
     """Format the document of `find_alarms`: a line for each alarm, and one with their number per day."""
-    alarms, (low, high) = document["alarms"], document["interval"]
+    alarms, (low, high) = document["list"], document["interval"]
     lines = [
         f"  ALARM  {alarm['time']:8.2f} s  {alarm['probability']:>8.1%}  {alarm['label']}  {alarm['video']}"
         for alarm in alarms

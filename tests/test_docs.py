@@ -179,6 +179,10 @@ def run(arguments: list[str]) -> None:
     if "--processes" in arguments:  # starts its command again, so that it must be one
         everest_process(*arguments)
         return
+    if ">" in arguments:
+        *arguments, _, file = arguments
+        Path(file).write_text(called(*arguments).stdout)
+        return
     called(*arguments)
     if arguments[:1] == ["budget"] and "--draw" in arguments:  # a person looks at the windows
         drawn = Path(arguments[arguments.index("--output") + 1])

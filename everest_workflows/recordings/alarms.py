@@ -26,8 +26,9 @@ def find_alarms(
     alarm, at the end of the window that completes it. A gap between windows ends a run.
 
     Returns:
-        `{"alarms": [{"video", "time", "end", "label", "probability"}, …], "hours", "per_day", "interval"}`:
-        seconds, the most probable fault with its mean probability, and the exact Poisson interval per day.
+        `{"count", "hours", "per_day", "interval", "list"}` with alarms
+        `{"video", "time", "end", "label", "probability"}`: times in seconds, the most probable fault with its
+        mean probability, and the exact Poisson interval of the number per day.
 
     Raises:
         OptionError: the model has no such class, not one label per window, or there is no window.
@@ -62,8 +63,9 @@ def find_alarms(
     high = chi2.ppf(1 - tail, 2 * len(alarms) + 2) / 2
     interval = [float(low / days), float(high / days)]
     return {
-        "alarms": alarms,
+        "count": len(alarms),
         "hours": seconds / 3600,
         "per_day": len(alarms) / days,
         "interval": interval,
+        "list": alarms,
     }

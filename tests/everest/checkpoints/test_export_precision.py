@@ -357,8 +357,13 @@ def test_the_example_ends_when_a_stream_stalls(onnx_file: Path, late_stream: Pat
 def watching(onnx_file: Path, source: Path, *options: object) -> subprocess.Popen[str]:
     """docs/examples/classify.py on a source that has not ended, with windows of 0.5 s."""
     command = [sys.executable, "-u", EXAMPLE, onnx_file, source, "0.5", "--json", "--timeout", "1", *options]
+    # A shell may ignore Ctrl-C in what it runs in the background, and children inherit that.
     return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

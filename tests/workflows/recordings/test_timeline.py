@@ -134,17 +134,18 @@ def test_alarms_are_runs_of_faults_with_their_number_per_day(saved: Path, tmp_pa
     file = tmp_path / "alarms.safetensors"
     replace(loaded, videos=[video]).save(file)
     document = json_of("timeline", file, "--normal", 0, "--threshold", 0.9, "--hold", 2)
-    (alarm,) = document["alarms"]
+    found = document["alarms"]
+    (alarm,) = found["list"]
     times = {"time": round(float(video.ends[2]), 3), "end": round(float(video.ends[3]), 3)}
     assert alarm == {"video": video.video, **times, "label": "1", "probability": 1}
-    days = document["hours"] / 24
-    assert document["hours"] * 3600 == pytest.approx(video.ends[-1] - video.starts[0])
-    assert document["per_day"] == pytest.approx(1 / days)
-    assert np.array(document["interval"]) * days == pytest.approx([0.0253, 5.572], abs=1e-3)  # Garwood 1936
-    assert len(document["timelines"]) == 1
+    days = found["hours"] / 24
+    assert found["hours"] * 3600 == pytest.approx(video.ends[-1] - video.starts[0])
+    assert found["per_day"] == pytest.approx(1 / days)
+    assert np.array(found["interval"]) * days == pytest.approx([0.0253, 5.572], abs=1e-3)  # Garwood 1936
+    assert (found["count"], len(document["timelines"])) == (1, 1)
     shown = run("timeline", file, "--normal", 0, "--hold", 4)
     assert "ALARM" not in shown
-    assert f"alarms: 0 in {document['hours']:.3g} hours, 0 per day (95 % interval 0 to " in shown
+    assert f"alarms: 0 in {found['hours']:.3g} hours, 0 per day (95 % interval 0 to " in shown
     assert "'x' is not a class of the model (0, 1)" in refused("timeline", file, "--normal", "x", code=2)
     assert "--hold: needs --normal CLASS" in refused("timeline", file, "--hold", 2, code=2)
 

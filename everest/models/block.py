@@ -145,7 +145,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend from the last L of the normed tokens (B, K, D), or from all, to all: (B, L, D)."""
         bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])  # (3 * D,)
-        q, k, v = self.qkv(norm(x), Origin(x, norm), bias).chunk(3, -1)  # (B, K, D) each
+        q, k, v = self.qkv(norm(x), Origin(x, norm), bias, num_outputs).chunk(3, -1)  # (B, K, D) each
         if num_outputs is not None:
             q = last_tokens(q, num_outputs)  # (B, L, D)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
@@ -261,13 +261,37 @@ class RecomputedLinear(nn.Linear):
     Forward hooks and adapters get the input itself, as of any Linear.
     """
 
-    def forward(self, input: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
-        """Map the input (..., C) to (..., P). A given `bias` (P,) replaces the layer's own."""
-        return recomputed_linear(input, self.weight, self.bias if bias is None else bias, origin)
+    def forward(
+        self,
+        input: Tensor,
+        origin: Origin | None = None,
+        bias: Tensor | None = None,
+        num_queries: int | None = None,
+    ) -> Tensor:
+        """Map the input (..., C) to (..., P); see `recomputed_linear`.
+
+        Args:
+            bias: (P,), in place of the layer's own.
+        """
+        return recomputed_linear(input, self.weight, self.bias if bias is None else bias, origin, num_queries)
 
 
-def recomputed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, origin: Origin | None) -> Tensor:
-    """`F.linear`, which stores the tensor of the origin instead of x."""
+def recomputed_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, origin: Origin | None, num_queries: int | None = None
+) -> Tensor:
+    """`F.linear`, which stores the tensor of the origin instead of x.
+
+    Args:
+        num_queries: of a layer from (B, K, D) to queries, keys and values (B, K, 3 D): the number L of last
+            tokens that have queries. Other queries are zero, at no cost. None: all tokens have queries.
+    """
+    if num_queries is not None:
+        widths = [x.size(-1), 2 * x.size(-1)]  # D, 2 D
+        (of_queries, of_others), (bias, other_bias) = weight.split(widths), bias.split(widths)
+        last = origin and Origin(last_tokens(origin.tensor, num_queries), origin.function)
+        queries = recomputed_linear(last_tokens(x, num_queries), of_queries, bias, last)  # (B, L, D)
+        queries = F.pad(queries, (0, 0, x.size(1) - num_queries, 0))  # (B, K, D)
+        return torch.cat([queries, recomputed_linear(x, of_others, other_bias, origin)], dim=-1)
     if origin is None:
         return F.linear(x, weight, bias)
     return _LinearOfOrigin.apply(x, weight, bias, *origin)

@@ -90,9 +90,15 @@ class LowRank(nn.Module):
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
-    def forward(self, x: Tensor, origin: Origin | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        origin: Origin | None = None,
+        bias: Tensor | None = None,
+        num_queries: int | None = None,
+    ) -> Tensor:
         """As of a `RecomputedLinear`."""
-        return recomputed_linear(x, self.weight, self.bias if bias is None else bias, origin)
+        return recomputed_linear(x, self.weight, self.bias if bias is None else bias, origin, num_queries)
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

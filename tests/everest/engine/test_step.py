@@ -67,10 +67,10 @@ def test_fine_tuning_is_the_plain_formulation(selection):
 
 def saved_shapes(model: nn.Module, x: Tensor) -> list[torch.Size]:
     """The shapes of all tensors that a forward pass keeps for the backward pass, each kept once."""
-    kept: dict[int, Tensor] = {}  # by address; they live, so none has the address of another
+    kept: dict[tuple[int, torch.Size], Tensor] = {}  # they live, so none has the address of another
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor
+        kept[tensor.data_ptr(), tensor.shape] = tensor
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -172,7 +172,9 @@ class Quantized(quantized.Linear):
         plain.qconfig = mod.qconfig
         return super().from_float(plain, **options)
 
-    def forward(self, x: Tensor, origin: object = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, origin: object = None, bias: Tensor | None = None, num_queries: int | None = None
+    ) -> Tensor:
         product = super().forward(x)
         return product if bias is None else product + bias
 

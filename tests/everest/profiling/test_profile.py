@@ -101,7 +101,7 @@ def embedded(spec: ModelSpec) -> int:
 
 
 def left_out_of_last_block(spec: ModelSpec) -> int:
-    """What last blocks do not compute: attention and MLP of tokens that have no output.
+    """What last blocks do not compute: queries, attention and MLP of tokens that have no output.
 
     These are the class token in the encoder and the visible tokens in the decoder.
     """
@@ -110,8 +110,8 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
     if spec.kind == "pretrain":
         stacks.append((size.decoder_width, tokens.visible, tokens.target))
     return sum(
-        (1 + 8) * width**2 * without  # projection, MLP
-        + 2 * without * (without + outputs) * width
+        (1 + 1 + 8) * width**2 * without
+        + 2 * without * (without + outputs) * width  # queries, projection, MLP
         for width, without, outputs in stacks
     )
 

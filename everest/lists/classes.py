@@ -18,6 +18,8 @@ from everest.lists.sample import Sample
 # Heuristic: limits of a class count that is inferred from the highest label, because labels may have gaps.
 MAX_INFERRED_CLASSES: Final = 100
 MAX_CLASSES_PER_USED: Final = 10
+# Heuristic: the least standard deviation of numbers relative to their mean; float32 resolves 6e-8 of it.
+MIN_RELATIVE_STD: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,15 @@ def _standardize(head: Head, samples: SampleList, head_index: int) -> Head:
     if head.task != "regression":
         return head
     numbers = np.array([sample.labels[head_index] for sample in samples.samples], dtype=np.float64)
+    mean, std, name = float(numbers.mean()), float(numbers.std()), label_column(head)
     if np.ptp(numbers) == 0:
-        text = f"all {len(numbers)} numbers of the column {label_column(head)} are {numbers[0]:g}"
-        raise DataError(f"{text}; check the list")
-    return replace(head, mean=float(numbers.mean()), std=float(numbers.std()))
+        raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
+    if std < MIN_RELATIVE_STD * abs(mean):
+        raise DataError(
+            f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
+            f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
+        )
+    return replace(head, mean=mean, std=std)
 
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:

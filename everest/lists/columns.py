@@ -254,9 +254,11 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: ChosenColumns
 def _find_roles(names: Sequence[str], chosen: ChosenColumns) -> dict[str, str]:
     """The role of each column: one of `COLUMNS`, chosen or found by name; other columns keep their name."""
     roles: dict[str, str] = {}
+    has_groups = names.count(GROUP_COLUMN) or sum(_normalize(name) == GROUP_COLUMN for name in names) > 1
     for name in names:
         role = _normalize(name)
-        roles[name] = role if role in COLUMNS else name
+        is_ignored = role == GROUP_COLUMN != name and has_groups  # the column of exactly this name counts
+        roles[name] = role if role in COLUMNS and not is_ignored else name
         if roles[name] in chosen:
             roles[name] = f"{role} (not used)"
     roles |= {column: role for role, column in chosen.items()}

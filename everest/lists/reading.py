@@ -275,6 +275,10 @@ def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRule
             f"{source}: has {len(names)} classes ({first}), but data.num_classes is {head.outputs}; "
             "correct it, or leave it out"
         )
+    joined = [name for name in names if JOINED_BY in name]
+    if joined and head.task == MULTI_LABEL:
+        problem = f"the class '{joined[0]}' has a '{JOINED_BY}' in its name, which joins classes; rename it"
+        raise DataError(f"{source}: {problem}")
     return replace(rules, class_names=names)
 
 

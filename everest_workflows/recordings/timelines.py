@@ -36,6 +36,7 @@ from everest.video.frame_borders import VideoTimes
 from everest_workflows.recordings.bouts import (
     NO_RULES,
     BoutRules,
+    PredictedBout,
     PredictedBouts,
     WindowSpans,
     find_bouts,
@@ -93,10 +94,32 @@ class Timelines:
 
     @property
     def notices(self) -> list[str]:
-        """Sentences about the recordings that have no window."""
+        """Sentences about the recordings that have no window, and about bouts that the rules erase."""
         empty = [video.video for video in self.videos if not len(video.starts)]
         count = f"{len(empty)} of {plural(len(self.videos), 'recording')}"
-        return [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
+        notices = [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
+        if lost := self._find_lost():
+            count = (
+                f"{plural(len(lost), 'bout')} of up to {max(each.end - each.start for each in lost):.3g} s"
+            )
+            notices.append(
+                f"{self.rules.options()}: smoothing lowers {count} below the limit; use a lower one"
+            )
+        return notices
+
+    def _find_lost(self) -> list[PredictedBout]:
+        """The bouts that --background or --threshold leaves out only because of --smooth."""
+        if not self.rules.smooth or self.rules.background is None is self.rules.threshold:
+            return []
+        open_rules = replace(self.rules, background=None, threshold=None)
+        rules = replace(self.rules, smooth=0.0), open_rules, self.rules
+        lost = []
+        for sharp, smooth, kept in zip(*map(self.bouts, rules), strict=True):
+            for head, bouts in sharp.items():
+                lost += [
+                    bout for bout in bouts if _is_in(bout, smooth[head]) and not _is_in(bout, kept[head])
+                ]
+        return [bout for bout in lost if bout.has_class]
 
     def bouts(self, rules: BoutRules | None = None) -> list[PredictedBouts]:
         """Return the bouts of each recording by these rules; None: by the rules of the timelines."""
@@ -180,6 +203,11 @@ class Timelines:
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         texts = {name: header.get(name, "") for name in ("model", "subject")}
         return cls(classes=classes, videos=videos, rules=rules, **texts)
+
+
+def _is_in(bout: PredictedBout, bouts: Sequence[PredictedBout]) -> bool:
+    """Whether a bout overlaps a bout of the same class."""
+    return any(each.index == bout.index and each.start < bout.end and bout.start < each.end for each in bouts)
 
 
 _CLASSES: Final = TypeAdapter(Classes)

@@ -85,6 +85,7 @@ class _Sweep:
     rows: dict[str, JobNumbers]  # of finished jobs, by their names
     waiting: list[Job]
     running: dict[int, _Running] = field(default_factory=dict)  # by slot, from 0
+    trained_elsewhere: set[str] = field(default_factory=set)  # jobs, by a process of an earlier call
     failures: dict[str, str] = field(default_factory=dict)  # errors by the names of jobs
 
     def run(self) -> None:
@@ -125,7 +126,11 @@ class _Sweep:
         if job.needs is not None and job.needs.name not in self.rows:
             return False
         run = self.folder / job.name
-        return not any(is_running(path) for path in (run, run / TOKENIZER_FOLDER) if path.is_dir())
+        is_trained = any(is_running(path) for path in (run, run / TOKENIZER_FOLDER) if path.is_dir())
+        if is_trained and job.name not in self.trained_elsewhere:
+            self.trained_elsewhere.add(job.name)
+            self.report(notice(f"{run}: another process is training this run; waiting for it"))
+        return not is_trained
 
     def _start(self, job: Job, slot: int, signals: SignalForwarder) -> _Running:
         environment = {**os.environ, **self.launcher.environments[slot]}

@@ -138,6 +138,7 @@ def test_numbers_from_which_nothing_can_be_learned_are_refused(clip_files: Path,
     command = (TRAIN, "--recipe", task_recipe(tmp_path, clip_files, "scores"), "-o", tmp_path / "r")
     for cells, message in (
         ((0.1, 0.1), "numbers of the column label are 0.1; check the list"),
+        ((1_700_000_000, 1_700_000_011), "subtract 1.70000001e+09 from all of them"),
         ((1e308, -1e308), "label '1e+308' is not a number; write numbers like 1.5, none beyond 1e+15"),
     ):
         rows = [f"{clip_files}/clip{i}.mp4,{cell}\n" for i, cell in enumerate(cells)]

@@ -148,7 +148,6 @@ NO_CLASSES = (
         ("file,video,class\na.mp4,a.mp4,walk\n", {}, r":1: the header needs the column 'path'"),
         ("path,label,start_time\na.mp4,1,2.5\n", {}, r":1: unknown column 'start_time', which may name"),
         ("path,label,animal,animal\na.mp4,1,2,3\n", {}, r":1: the header needs .* every column once"),
-        ("path,label,Group,group\na.mp4,1,2,3\n", {}, r":1: the header needs .* every column once"),
     ],
 )  # fmt: skip
 def test_wrong_lists_are_refused_with_their_line_and_the_expected_format(root, text, options, message):
@@ -402,6 +401,13 @@ def test_a_group_does_not_change_which_clips_a_run_resumes_with(root):
     segments = read(root, "path,start,end\na.mp4,0,1\na.mp4,1,2\nb.mp4,0,1\n", labeled=False).samples
     assert segments[0].group_or_path == segments[1].group_or_path != segments[2].group_or_path
     assert segments[0].video_id != segments[1].video_id
+
+
+def test_of_columns_with_similar_names_only_the_exact_one_is_used(root):
+    for names, group, ignored in (("Group,group", "y", "Group"), ("Group,GROUP", None, "Group, GROUP")):
+        found = read(root, f"path,label,{names}\na.mp4,0,x,y\n")
+        assert found.samples == (Sample(path=f"{root}/a.mp4", labels=(0,), group=group),)
+        assert found.notices == (f"{root}/train.csv: ignored columns: {ignored}",)
 
 
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root):

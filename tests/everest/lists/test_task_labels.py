@@ -105,10 +105,14 @@ def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_pat
     assert {sample.labels for sample in train.samples} == {(0, (0, 1), 0.5), (1, (2,), 1.0)}
 
 
-def test_the_task_of_folders_is_known(tmp_path: Path):
+def test_the_task_of_folders_is_known_and_class_names_have_no_separator(tmp_path: Path):
     touch(tmp_path, "set/a/1.mp4", "set/b/2.mp4")
     shown = everest("prepare split", tmp_path / "set", "--task", "regression", code=4).stderr
     assert "data.task regression, needs a list; a class folder gives one class to a video" in shown
+    (tmp_path / "names.txt").write_text("a\nb|c\n")
+    options = ["--task", "multi-label", "--classes", tmp_path / "names.txt"]
+    shown = everest("prepare split", write(tmp_path, ["a"]), *options, code=4).stderr
+    assert "the class 'b|c' has a '|' in its name, which joins classes; rename it" in shown
 
 
 def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int):

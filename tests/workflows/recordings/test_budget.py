@@ -309,8 +309,9 @@ def test_intervals_contain_the_totals_in_simulated_footage():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "number"), [(0.5, 30), (0.03, 30), (0.03, 120), (0.5, 480)])
+@pytest.mark.parametrize("share", [0.5, 0.03])
+@pytest.mark.parametrize("number", [30, 120, 480, 960])
 def test_the_coverage_is_95_percent_or_more(share: float, number: int):
-    """Of 1200 windows, 2.5, 10 and 40 % are checked; benchmarks/budget_coverage.py has real errors."""
-    found = coverage(share, number, 200)
-    assert min(found.values()) >= 0.91  # 95 % of 200: at most 2.6 standard errors below
+    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked; benchmarks/budget_coverage.py has real errors."""
+    found = coverage(share, number, 400)
+    assert min(found.values()) >= 0.92

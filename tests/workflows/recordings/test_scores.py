@@ -105,6 +105,26 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
         assert ("add --group PATTERN" in hint) == ("--group" not in advice)
 
 
+def test_bouts_that_smoothing_makes_too_improbable_are_counted():
+    starts, borders = np.arange(0.0, 12.0), np.arange(13.0)
+    outputs = np.array([[0.05, 0.95]] * 5 + [[0.95, 0.05]] * 2 + [[0.05, 0.95]] * 5, np.float32)
+    arrays = {"starts": starts, "ends": starts + 1, "outputs": outputs, "borders": borders}
+    video = VideoTimeline(video="a", path="a", frames=(0, 12), **arrays)
+    for rules, count in (
+        (BoutRules(smooth=2, background=0.9), 1),  # 0.65 in the two windows
+        (BoutRules(smooth=2, background=0.6), 0),
+        (BoutRules(smooth=6, background=0.6), 0),  # another class: what smoothing is for
+        (BoutRules(smooth=2), 0),
+        (BoutRules(background=0.96), 0),
+    ):
+        notices = Timelines(classes=TWO_CLASSES, videos=[video], rules=rules).notices
+        assert len(notices) == count
+        assert (
+            "--background 0.9 --smooth 2: smoothing lowers 1 bout of up to 2 s below" in "".join(notices)
+            or not count
+        )
+
+
 def test_exported_bouts_have_the_subject_that_the_model_learned(tmp_path: Path):
     video = tmp_path / "clip.mp4"
     timelines = Timelines.load(saved_timeline(tmp_path / "t.safetensors", [video], subject="m1"))

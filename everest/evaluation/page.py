@@ -252,7 +252,7 @@ def _draw_head(
         "task": task,
         "classes": rows,
         "mistakes": mistakes,
-        "has_groups": groups is not None,
+        "has_groups": any(row["worst_group"] for row in rows),
     }
     values["columns"] = CLASS_COLUMNS.get(task, {})
     return values | plot_values

@@ -130,7 +130,7 @@ def expectation_text(files: Collection[EncodedFile], *, num_videos: int, seconds
     terabytes = after / len(files) * num_videos / 1e12
     return (
         f"the first {len(files)} videos became {after / before:.2g} times as large; expect "
-        f"{terabytes:.3f} TB for all {num_videos} ({free / 1e12:.3f} TB are free), "
+        f"{terabytes:,.2f} TB for all {num_videos:,} ({free / 1e12:,.2f} TB are free), "
         f"and {time_text(seconds)} more"
     )
 

@@ -50,14 +50,16 @@ def class_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, 
     """The titles and the rows of the table of classes; no row for a model that predicts numbers."""
     is_multi = any(each.ap is not None for each in result.behaviors)
     titles = ("average precision", "95 % CI") if is_multi else ("recall", "95 % CI", "precision", "F1")
+    groups = ("worst group",) if any(each.worst_text for each in result.behaviors[:MOST_CLASSES]) else ()
     rows = []
     for each in result.behaviors[:MOST_CLASSES]:
         interval = "" if each.interval is None else "{:.3g} to {:.3g} %".format(*each.interval)
         scores = [each.ap] if is_multi else [each.recall, each.precision, each.f1]
         first, *others = (percent_text(score or 0.0) for score in scores)
         support = str(round(each.prevalence * result.videos / 100))
-        rows.append((each.name, first, interval, *others, support, each.worst_text))
-    return ("class", *titles, f"{result.unit}s", "worst group"), rows
+        worst = [each.worst_text for _ in groups]
+        rows.append((each.name, first, interval, *others, support, *worst))
+    return ("class", *titles, f"{result.unit}s", *groups), rows
 
 
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:

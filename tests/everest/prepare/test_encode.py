@@ -316,6 +316,6 @@ def test_expected_sizes_are_in_terabytes():
     files = [EncodedFile(Path("a.mp4"), True, 10**8, 22 * 10**8)] * 32
     text = expectation_text(files, num_videos=10**6, seconds=10**5, free=4 * 10**11)
     assert text == (
-        "the first 32 videos became 22 times as large; expect 2200.000 TB "
-        "for all 1000000 (0.400 TB are free), and 27.8 h more"
+        "the first 32 videos became 22 times as large; expect 2,200.00 TB "
+        "for all 1,000,000 (0.40 TB are free), and 27.8 h more"
     )

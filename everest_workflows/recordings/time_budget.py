@@ -40,7 +40,7 @@ from everest_workflows.recordings.footage import (
     find_checked_windows,
     require_two_windows,
 )
-from everest_workflows.recordings.totals import Estimate, Sample
+from everest_workflows.recordings.totals import CheckedAmounts, Estimate
 
 SECONDS, BOUTS = 0, 1  # the amounts of a class
 QUANTILE: Final = float(norm.ppf(1 - TAIL_SHARE))
@@ -84,13 +84,13 @@ class ClassAmounts:
     by_model: Mapping[str, Floats]  # (2,) of each recording
     videos_seen: set[str]  # the recordings in which the person saw the class
 
-    def sample(self, amount: int, cells: Cells, lengths: Floats) -> Sample:
+    def sample(self, amount: int, cells: Cells, lengths: Floats) -> CheckedAmounts:
         """The amounts of windows of some lengths, (N,) seconds: shares of the time, or numbers of bouts."""
         unit = lengths if amount == SECONDS else np.ones_like(lengths)
         sums = np.array([sum(self.by_model[video][amount] for video in videos) for videos in cells.groups])
         sums_left = sums - np.bincount(cells.of_checked, self.predicted[amount], len(sums))
         labeled = self.labeled[amount] / unit
-        return Sample(
+        return CheckedAmounts(
             labeled=labeled,
             predicted=self.predicted[amount] / unit,
             cells=cells.of_checked,
@@ -100,7 +100,7 @@ class ClassAmounts:
         )
 
 
-class Part(NamedTuple):
+class FootagePart(NamedTuple):
     """All recordings, or a group of them, with the estimates of its classes."""
 
     name: str  # empty: all recordings
@@ -147,12 +147,14 @@ def compute_time_budget(
         require_two_windows(number if number < size else 2, " in each group of the draw")
     (estimates,) = _estimate_parts(amounts, cells, lengths, is_total=True)
     everywhere = np.ones(len(sampled), np.bool_)
-    parts = [Part("", set(extents), everywhere, cells.left.sum(axis=0), estimates)]
+    parts = [FootagePart("", set(extents), everywhere, cells.left.sum(axis=0), estimates)]
     if groups:
         cells = Cells.make([*groups.values()], windows, sampled)
         by_group = _estimate_parts(amounts, cells, lengths, is_total=False)
         for cell, ((name, videos), estimates) in enumerate(zip(groups.items(), by_group, strict=True)):
-            parts.append(Part(name, set(videos), cells.of_checked == cell, cells.left[cell], estimates))
+            parts.append(
+                FootagePart(name, set(videos), cells.of_checked == cell, cells.left[cell], estimates)
+            )
     rows = [_make_row(part, label, each, lengths) for part in parts for label, each in amounts.items()]
     of_all = [row["saved_windows"] for row in rows if not row["group"] and row["class"] != BACKGROUND]
     return {
@@ -242,7 +244,7 @@ def _normalize(estimates: Estimates, labels: Sequence[str]) -> None:
         estimates[label, SECONDS] = best, alone
 
 
-def _make_row(part: Part, label: str, of_class: ClassAmounts, lengths: Floats) -> dict[str, Any]:
+def _make_row(part: FootagePart, label: str, of_class: ClassAmounts, lengths: Floats) -> dict[str, Any]:
     """The estimates of a class in a part; the checked windows have some `lengths`, (N,) seconds.
 
     Returns:

@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sample:
+class CheckedAmounts:
     """The amounts of a class in checked windows, with the model's amounts everywhere."""
 
     labeled: Floats  # (N,) amounts of a person: shares of a window, or counts

@@ -14,13 +14,13 @@ from everest.system.text import damage_errors, load_json
 from everest_workflows.annotations.bout import BACKGROUND
 from everest_workflows.recordings.footage import Extents, divide_footage
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER
-from everest_workflows.recordings.totals import Estimate, Sample, pool, squared_quantile
+from everest_workflows.recordings.totals import CheckedAmounts, Estimate, pool, squared_quantile
 
 PLANNED: Final = (5, 10, 20, 50, 100, 200)  # windows of each group
 DELIVERED: Final = "delivered"  # the outputs of the model that `everest train` delivers, among all candidates
 
 
-def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, Sample]:
+def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, CheckedAmounts]:
     """The labels and predictions of each class in the windows that `everest train --folds` tested, by group.
 
     Args:
@@ -46,7 +46,7 @@ def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, S
     _, cells = np.unique(groups, return_inverse=True)
     counts = np.bincount(cells)
     return {
-        name: Sample(
+        name: CheckedAmounts(
             labeled=np.array(labels, np.float64)[:, index],
             predicted=np.array(predicted, np.float64)[:, index],
             cells=cells,
@@ -60,7 +60,10 @@ def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, S
 
 
 def plan_windows(
-    extents: Extents, groups: Mapping[str, Collection[str]], tests: Mapping[str, Sample], seconds: float
+    extents: Extents,
+    groups: Mapping[str, Collection[str]],
+    tests: Mapping[str, CheckedAmounts],
+    seconds: float,
 ) -> list[dict[str, Any]]:
     """Plan checked windows of some seconds, equally many in each group of recordings.
 

@@ -17,7 +17,7 @@ from everest_workflows.recordings.footage import (
     windows_for_half,
 )
 from everest_workflows.recordings.time_budget import compute_time_budget
-from everest_workflows.recordings.totals import Sample
+from everest_workflows.recordings.totals import CheckedAmounts
 from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests
 
 LENGTH = 10.0
@@ -107,8 +107,10 @@ def test_a_checked_window_with_unscored_time_is_refused():
         compute_time_budget(extents, {}, group_by_video([*windows, bout("x", 19, 25, UNSCORED)]))
 
 
-def sample(labeled: list[float], predicted: list[float], left: list[float], windows: list[int]) -> Sample:
-    return Sample(
+def sample(
+    labeled: list[float], predicted: list[float], left: list[float], windows: list[int]
+) -> CheckedAmounts:
+    return CheckedAmounts(
         labeled=np.array(labeled),
         predicted=np.array(predicted),
         cells=np.arange(len(labeled)) % len(windows),

@@ -177,7 +177,7 @@ def visualize_mask(
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Draw kept, visible and predicted tokens of videos; prints the paths of the figures.
+    """Draw the visible and predicted tokens of videos; prints the paths of the figures.
 
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """

@@ -196,7 +196,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
         "predict": (predict.predict, "Predict classes or numbers of videos."),
         "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
-        "visualize-mask": (look.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
+        "visualize-mask": (look.visualize_mask, "Draw the visible and predicted tokens of videos."),
         "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
     },
     "Train": {

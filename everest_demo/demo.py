@@ -68,7 +68,7 @@ Task: {len(CLASSES)} classes that differ by motion only ({", ".join(CLASSES)}),
 with few labeled clips each. In this case pre-training pays: with many labels, the model from scratch
 reaches the same accuracy here. Recipe: `everest recipes show demo`; seed {recipe.train.seed}.
 
-![kept, visible and predicted tokens]({PICTURE})
+![visible, predicted and reconstructed tokens]({PICTURE})
 
 Omitted tokens are gray. The encoder does not see the orange tokens; the decoder predicts them, as in the
 third row. The run folders next to this report can be used by other commands, for example

@@ -6,17 +6,16 @@ B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import cycle
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.checkpoints.graph import open_exported
@@ -26,14 +25,13 @@ from everest.data.views import EvalViews
 from everest.inference.opened_model import OpenedModel
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
-from everest.system.compute import one_thread, time_calls
+from everest.system.compute import one_thread
 from everest.system.events import Notify
 from everest.video.metadata import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
 WARMUP_VIDEOS: Final = 5  # default: number of videos before timing begins
-MOST_SECONDS: Final = 3.0  # default: seconds after which no further pass of a part is timed
 
 
 def time_latency(
@@ -49,40 +47,35 @@ def time_latency(
         samples: the videos, which are timed in turn.
         on_cpu: whether the network runs on the CPU; while a GPU computes, the thread only waits.
     Returns:
-        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, each timed alone:
-        `decode_ms`, and of the next video `transform_ms` (resize and crop) and `network_clock_ms`;
-        `network_ms` of the fastest pass, in CPU time of the thread as in `everest export`; the number of
-        `videos` `measured`; `threads`.
+        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of the parts, which need not add up
+        to p50: `decode_ms`, `transform_ms` (resize and crop), `network_clock_ms`; `network_ms` of the fastest
+        pass, in CPU time of the thread as in `everest export`; the number of `videos` `measured`; `threads`.
     """
-    in_turn = cycle(samples)
-
-    def decode() -> tuple[Tensor, NDArray[np.int64]]:
+    count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
+    in_turn, network_timer = cycle(samples), time.thread_time if on_cpu else time.perf_counter
+    rows: list[list[float]] = []  # of each pass: when it began, and when each part ended
+    alone: list[float] = []  # seconds of the network
+    for _ in range(WARMUP_VIDEOS + count):
         clear_video_cache()
         sample = next(in_turn)
-        frame_ids = views.windows(read_footage(sample, views.fps))
-        distinct, positions = np.unique(frame_ids, return_inverse=True)
-        return read_frames(sample.video, distinct.tolist(), channels=views.channels), positions
-
-    def transform(frames: Tensor, positions: NDArray[np.int64]) -> Tensor:
-        return torch.stack(views.cut_views(views.resize_frames(frames), positions))
-
-    def compute() -> object:
-        return outputs(transform(*decode()))
-
-    count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
-    time_calls(compute, most=WARMUP_VIDEOS)
-    _, total = time_calls(compute, most=count)
-    _, decoding = time_calls(decode, most=count)
-    decoded = decode()
-    _, transforming = time_calls(lambda: transform(*decoded), most=count, seconds=MOST_SECONDS)
-    clips = transform(*decoded)
-    cpu, clock = time_calls(lambda: outputs(clips), most=count, seconds=MOST_SECONDS)
-    parts = {"decode_ms": decoding, "transform_ms": transforming, "network_clock_ms": clock}
+        times = [time.perf_counter()]
+        frame_ids, positions = np.unique(views.windows(read_footage(sample, views.fps)), return_inverse=True)
+        frames = read_frames(sample.video, frame_ids.tolist(), channels=views.channels)
+        times.append(time.perf_counter())
+        clips = torch.stack(views.cut_views(views.resize_frames(frames), positions))
+        times.append(time.perf_counter())
+        started = network_timer()
+        outputs(clips)
+        alone.append(network_timer() - started)
+        rows.append([*times, time.perf_counter()])
+    times = 1000 * np.array(rows[WARMUP_VIDEOS:])  # (videos, 4) milliseconds
+    total, parts = times[:, -1] - times[:, 0], np.median(np.diff(times), axis=0)
+    names = "decode_ms", "transform_ms", "network_clock_ms"
     return {
-        "p50_ms": round(1000 * float(np.percentile(total, 50)), 3),
-        "p95_ms": round(1000 * float(np.percentile(total, 95)), 3),
-        **{name: round(1000 * median(seconds), 3) for name, seconds in parts.items()},
-        "network_ms": round(1000 * min(cpu if on_cpu else clock), 3),
+        "p50_ms": round(float(np.percentile(total, 50)), 3),
+        "p95_ms": round(float(np.percentile(total, 95)), 3),
+        **{name: round(float(part), 3) for name, part in zip(names, parts, strict=True)},
+        "network_ms": round(1000 * min(alone[WARMUP_VIDEOS:]), 3),
         "videos": min(len(samples), count),
         "measured": count,
         "threads": torch.get_num_threads(),

@@ -6,8 +6,8 @@ The folder is one of benchmarks/mouse.py: `annotated.csv`, `behavior` with its f
 `timeline.safetensors` with the predictions of models that had not seen the recording. Its recordings, with
 the errors of the model in them, are spliced at random into footage of six animals on three days; each animal
 prefers other recordings. In an eighth of the splices, `rear` is called `jump`, a rare class. Windows of 2 s
-are drawn for each animal, filled from the ground truth, and reported for all footage and for each animal and
-day.
+are sampled for each animal, filled from the ground truth, and reported for all footage and for each animal
+and day.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from measuring import HERE, write_results
 from everest_workflows.annotations.bout import CHECKED, Bout, group_by_video
 from everest_workflows.annotations.formats import read_annotations
 from everest_workflows.recordings.bouts import BoutRules
-from everest_workflows.recordings.footage import draw_windows
+from everest_workflows.recordings.footage import sample_windows
 from everest_workflows.recordings.time_budget import compute_time_budget
 from everest_workflows.recordings.timelines import Timelines
 from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests
@@ -32,7 +32,7 @@ from everest_workflows.recordings.window_plan import plan_windows, read_fold_tes
 ANIMALS, DAYS, SECONDS = 6, 3, 300.0  # of footage for each animal and day
 WINDOW: Final = 2.0
 DRAWS: Final = (8, 24)  # windows of each animal
-RENAMED, RARE, RARE_SHARE = "rear", "jump", 0.125
+RENAMED, RARE, RARE_FRACTION = "rear", "jump", 0.125
 Splice = tuple[float, list[Bout], list[Bout]]  # seconds, true and predicted bouts
 
 
@@ -57,7 +57,7 @@ def make_footage(splices: list[Splice], rng: np.random.Generator) -> tuple[Any, 
             extents[video] = (0.0, SECONDS)
             while at < SECONDS:
                 length, *parts = splices[rng.choice(len(splices), p=weights)]
-                new_name = RARE if rng.random() < RARE_SHARE else RENAMED
+                new_name = RARE if rng.random() < RARE_FRACTION else RENAMED
                 for of_video, bouts in zip(found, parts, strict=True):
                     for bout in bouts:
                         start, end = at + bout.start, min(at + min(bout.end, length), SECONDS)
@@ -73,9 +73,9 @@ def simulate(splices: list[Splice], number: int, seed: int) -> list[tuple[dict[s
     """The rows of one draw, each with the true seconds."""
     extents, truth, predicted = make_footage(splices, np.random.default_rng(seed))
     strata = [[f"m{animal}_day{day}" for day in range(DAYS)] for animal in range(ANIMALS)]
-    drawn = draw_windows(extents, {}, WINDOW, number, seed=seed, strata=strata)
+    sampled = sample_windows(extents, {}, WINDOW, number, seed=seed, strata=strata)
     checked: dict[str, list[Bout]] = defaultdict(list)
-    for video, start, end in drawn:
+    for video, start, end in sampled:
         seen = [bout for bout in truth[video] if bout.start < end and bout.end > start]
         checked[video] += [Bout(video=video, start=start, end=end, label=CHECKED), *seen]
     groups = {video: [video] for video in extents}

@@ -52,25 +52,25 @@ from everest_workflows.sweep.table import make_report_table
 
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"
-LVMAE: Final = HERE / "results" / "lvmae_arms.json"
+LVMAE: Final = HERE / "results" / "lvmae_variants.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
 OF_LETTERS: Final = HERE / "results" / "view_letters.json"
 PAGE: Final = HERE / "evidence" / "tables.md"
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
-ARMS: Final = ("methods", "keep-ratios")  # the parts whose arms are drawn
+VARIANTS: Final = ("methods", "keep-ratios")  # the parts whose variants are sampled
 BUDGETS: Final = "steps"  # the part that is drawn by each budget
 STYLE: Final[Any] = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw_figures(results: Mapping[str, dict[str, Any]], folder: Path) -> Sequence[Path]:
     """Draw the figures of the parts that have run."""
-    drawn = []
-    for part in (*ARMS, BUDGETS):
+    sampled = []
+    for part in (*VARIANTS, BUDGETS):
         if part in results:
-            drawn.append(folder / f"evidence-{part}.png")
+            sampled.append(folder / f"evidence-{part}.png")
             draw = draw_budgets if part == BUDGETS else draw_report
-            draw(drawn[-1], make_report(results[part]))
-    return drawn
+            draw(sampled[-1], make_report(results[part]))
+    return sampled
 
 
 def draw_line(
@@ -94,31 +94,32 @@ def draw_budgets(path: Path, report: Mapping[str, Any]) -> None:
     """Draw the metric of each method by its steps, its GMACs and its hours, like EVEREST Figures 1a, 5, 7.
 
     Args:
-        report: of a sweep whose arms are called `METHOD, NUMBER steps`. Other arms are horizontal lines.
+        report: of a sweep whose variants are called `METHOD, NUMBER steps`. Other variants are horizontal
+            lines.
     """
     points: dict[str, list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
     levels: dict[str, float] = {}
-    for arm in (arm for arm in report["arms"] if arm["values"]):
-        method, _, steps = arm["arm"].removesuffix(" steps").rpartition(", ")
+    for variant in (variant for variant in report["variants"] if variant["values"]):
+        method, _, steps = variant["variant"].removesuffix(" steps").rpartition(", ")
         if method:
-            points[method].append((int(steps), arm))
+            points[method].append((int(steps), variant))
         else:
-            levels[arm["arm"]] = arm["mean"]
+            levels[variant["variant"]] = variant["mean"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, 4), dpi=120, layout="constrained")
         panels = figure.subplots(1, 3, sharey=True)
         titles = ("steps of pre-training", "GMACs of training (all steps)", "hours of training")
         for panel, title, key in zip(panels, titles, ("steps", "gmacs", "hours"), strict=True):
-            for (method, arms), color in zip(points.items(), COLORS, strict=False):
-                ordered = sorted(arms, key=lambda arm: arm[0])
-                x = [steps if key == "steps" else arm[key] for steps, arm in ordered]
-                spreads = [(arm["mean"], arm["interval"]) for _, arm in ordered]
+            for (method, variants), color in zip(points.items(), COLORS, strict=False):
+                ordered = sorted(variants, key=lambda variant: variant[0])
+                x = [steps if key == "steps" else variant[key] for steps, variant in ordered]
+                spreads = [(variant["mean"], variant["interval"]) for _, variant in ordered]
                 draw_line(panel, x, spreads, color=color, label=method)
             for name, level in levels.items():
                 panel.axhline(level, color="0.4", linestyle="--", label=name)
             panel.set_xscale("log")
             if key == "steps":
-                panel.set_xticks(sorted({steps for arms in points.values() for steps, _ in arms}))
+                panel.set_xticks(sorted({steps for variants in points.values() for steps, _ in variants}))
             else:
                 panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=20))
             panel.xaxis.set_major_formatter("{x:g}")
@@ -137,13 +138,13 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 
 def lvmae_results() -> dict[str, Any]:
-    """The rows of results/lvmae_arms.json as the results of a sweep; their GMACs were not counted."""
+    """The rows of results/lvmae_variants.json as the results of a sweep; their GMACs were not counted."""
     document, videos = json.loads(LVMAE.read_text()), event_set()
-    arms: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     for row in document["rows"]:
         hours = sum(row["seconds"].values()) / 3600
         measured = {"seed": row["seed"], "metrics": {"top1": row["top1"]}, "gmacs": math.nan, "hours": hours}
-        arms.setdefault(row["arm"], []).append(measured)
+        variants.setdefault(row["variant"], []).append(measured)
     return {
         "recipe": "lvmae-demo",
         "summary": "LVMAE variants",
@@ -152,7 +153,9 @@ def lvmae_results() -> dict[str, Any]:
         "metric": "top1",
         "against": "random",
         "jobs": {"all": len(document["rows"]), "finished": len(document["rows"])},
-        "arms": [{"arm": arm, "overrides": {}, "seeds": rows} for arm, rows in arms.items()],
+        "variants": [
+            {"variant": variant, "overrides": {}, "seeds": rows} for variant, rows in variants.items()
+        ],
         "failures": [],
     }
 
@@ -197,11 +200,13 @@ def _claim_row(claim: Claim, results: dict[str, Any] | None) -> list[str]:
     if results is None or (difference := claim.difference(results)) is None:
         return [*row, "", "", "", "", "not measured"]
     mean, seeds = f"{difference['mean']:+.1f}", str(len(difference["seeds"]))
-    tests = results["videos"].get(f"{claim.arms[0].rpartition(', ')[2]} test", results["videos"].get("test"))
+    tests = results["videos"].get(
+        f"{claim.variants[0].rpartition(', ')[2]} test", results["videos"].get("test")
+    )
     if difference["interval"] is None:
         return [*row, mean, "", seeds, str(tests), without_interval(difference)]
     low, high = difference["interval"]
-    return [*row, mean, f"{low:+.1f} to {high:+.1f}", seeds, str(tests), claim.verdict(low, high)]
+    return [*row, mean, f"{low:+.1f} to {high:+.1f}", seeds, str(tests), claim.summary(low, high)]
 
 
 def setup_table(results: Results) -> str:
@@ -221,15 +226,19 @@ def setup_table(results: Results) -> str:
 
 
 def part_table(document: dict[str, Any]) -> str:
-    """The arms of a part; of frozen encoders one table for each probe."""
+    """The variants of a part; of frozen encoders one table for each probe."""
     tables = [_table(make_report(document))]
     if {"eval", "probe"} <= set(document["stages"]):
-        names = sorted({name for arm in document["arms"] for row in arm["seeds"] for name in row["metrics"]})
+        names = sorted(
+            {name for variant in document["variants"] for row in variant["seeds"] for name in row["metrics"]}
+        )
         probes = [name for name in names if name.startswith("probe.") and name.endswith(".top1")]
         probed = [
-            arm for arm in document["arms"] if any(row["metrics"].keys() & probes for row in arm["seeds"])
+            variant
+            for variant in document["variants"]
+            if any(row["metrics"].keys() & probes for row in variant["seeds"])
         ]
-        tables += [_table(make_report(document | {"arms": probed}, metric=name)) for name in probes]
+        tables += [_table(make_report(document | {"variants": probed}, metric=name)) for name in probes]
     return "\n\n".join(tables)
 
 
@@ -241,15 +250,16 @@ def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
 
 
 def composites_table(rows: list[dict[str, Any]]) -> str:
-    """The shares of the kept tokens that are on the object."""
-    shares = [name for name in rows[0] if name.startswith("0.")]
+    """The fractions of the kept tokens that are on the object."""
+    fractions = [name for name in rows[0] if name.startswith("0.")]
     cells = []
     for row in rows:
-        of_cut = row[shares[0]].get("of_cut")
-        precision = [f"{row[share]['precision']:.2f}" for share in shares]
+        of_cut = row[fractions[0]].get("of_cut")
+        precision = [f"{row[fraction]['precision']:.2f}" for fraction in fractions]
         cells.append([row["camera"], row["measure"], *precision, "" if of_cut is None else f"{of_cut:.2f}"])
     return markdown(
-        ["camera", "measure", *(f"kept {share}" for share in shares), "slice after the middle"], cells
+        ["camera", "measure", *(f"kept {fraction}" for fraction in fractions), "time index after the middle"],
+        cells,
     )
 
 

@@ -49,33 +49,35 @@ Results = Mapping[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim about two arms of a part: that the first is better, or that it is not worse."""
+    """A claim about two variants of a part: that the first is better, or that it is not worse."""
 
     part: str
-    arms: tuple[str, str]
+    variants: tuple[str, str]
     text: str
     origin: str
     better: bool = True  # otherwise: not worse by MARGIN
     metric: str | None = None  # of the results; None: that of the part
 
-    def verdict(self, low: float, high: float) -> str:
-        """The meaning of the 95 % interval of the first arm minus the second."""
+    def summary(self, low: float, high: float) -> str:
+        """The meaning of the 95 % interval of the first variant minus the second."""
         least = 0.0 if self.better else -MARGIN
         if low > least:
             return "seen"
         return "the opposite is seen" if high < least else UNRESOLVED
 
     def difference(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """The first arm minus the second; None if one of them has no results."""
-        measured = {arm["arm"] for arm in results["arms"]}
-        if not measured.issuperset(self.arms):  # a labeled set was left out
+        """The first variant minus the second; None if one of them has no results."""
+        measured = {variant["variant"] for variant in results["variants"]}
+        if not measured.issuperset(self.variants):  # a labeled set was left out
             return None
-        report = make_report(results, metric=self.metric, against=self.arms[1])
-        return next(arm["difference"] for arm in report["arms"] if arm["arm"] == self.arms[0])
+        report = make_report(results, metric=self.metric, against=self.variants[1])
+        return next(
+            variant["difference"] for variant in report["variants"] if variant["variant"] == self.variants[0]
+        )
 
     def of_set(self, name: str) -> Claim:
         """The claim about a labeled set of real clips."""
-        return replace(self, arms=tuple(f"{arm}, {name}" for arm in self.arms))
+        return replace(self, variants=tuple(f"{variant}, {name}" for variant in self.variants))
 
 
 def without_interval(difference: dict[str, Any]) -> str:
@@ -84,8 +86,8 @@ def without_interval(difference: dict[str, Any]) -> str:
 
 
 _ROWS: Final[Any] = read_yaml(FILE.read_text(), FILE.name)
-CLAIMS: Final = tuple(Claim(**{**row, "arms": tuple(row["arms"])}) for row in _ROWS["claims"])
-CLIPS_CLAIMS: Final = tuple(Claim(**{**row, "arms": tuple(row["arms"])}) for row in _ROWS["clips"])
+CLAIMS: Final = tuple(Claim(**{**row, "variants": tuple(row["variants"])}) for row in _ROWS["claims"])
+CLIPS_CLAIMS: Final = tuple(Claim(**{**row, "variants": tuple(row["variants"])}) for row in _ROWS["clips"])
 
 
 def sets_table(results: Results) -> str:
@@ -97,22 +99,22 @@ def sets_table(results: Results) -> str:
     for name, content in CONTENT.items():
         classes = LABELED[name]
         videos = (str(counts.get(f"{name} {part}", "")) for part in ("train", "test"))
-        shares = [f"{100 / classes:.1f} %", _largest_class(results, name)]
-        rows.append([f"`{name}`", content, str(classes), *shares, *videos])
+        fractions = [f"{100 / classes:.1f} %", _largest_class(results, name)]
+        rows.append([f"`{name}`", content, str(classes), *fractions, *videos])
     return markdown(["set", "clips", "classes", "chance", "largest class", "train", "test"], rows)
 
 
 def _largest_class(results: Results, name: str) -> str:
-    """The share of the test clips that an answer with the most frequent class gets right."""
-    arms = (arm for part in CLIPS if part in results for arm in results[part]["arms"])
-    shares = (
+    """The fraction of the test clips that an answer with the most frequent class gets right."""
+    variants = (variant for part in CLIPS if part in results for variant in results[part]["variants"])
+    fractions = (
         row["metrics"]["majority_top1"]
-        for arm in arms
-        if arm["arm"].endswith(f", {name}")
-        for row in arm["seeds"]
+        for variant in variants
+        if variant["variant"].endswith(f", {name}")
+        for row in variant["seeds"]
     )
-    share = next(shares, None)
-    return "" if share is None else f"{share:.1f} %"
+    fraction = next(fractions, None)
+    return "" if fraction is None else f"{fraction:.1f} %"
 
 
 def clips_claims(results: Results) -> str:
@@ -131,26 +133,30 @@ def _clips_cell(claim: Claim, results: Results) -> str:
     if difference["interval"] is None:
         return f"{difference['mean']:+.1f}: {without_interval(difference)}"
     numbers = _with_interval(difference["mean"], difference["interval"], sign="+")
-    verdict = claim.verdict(*difference["interval"])
-    return numbers if verdict == UNRESOLVED else f"**{numbers}: {verdict}**"
+    summary = claim.summary(*difference["interval"])
+    return numbers if summary == UNRESOLVED else f"**{numbers}: {summary}**"
 
 
 def clips_table(document: dict[str, Any]) -> str:
-    """The arms of a part on real clips, with a column for each labeled set."""
+    """The variants of a part on real clips, with a column for each labeled set."""
     found = _reports(document)
     method = document["against"].rpartition(", ")[0]
     rows = [
-        [arms[0]["arm"], f"{arms[0]['gmacs']:.4g}", *map(_accuracy, arms)]  # the sets cost about the same
-        for arms in zip(*(report["arms"] for report in found.values()), strict=True)
+        [
+            variants[0]["variant"],
+            f"{variants[0]['gmacs']:.4g}",
+            *map(_accuracy, variants),
+        ]  # the sets cost about the same
+        for variants in zip(*(report["variants"] for report in found.values()), strict=True)
     ]
     below = f"below, the difference from *{method}*, bold if zero is outside its interval"
-    table = markdown(["arm", "GMACs of training", *found], rows)
+    table = markdown(["variant", "GMACs of training", *found], rows)
     return f"Top-1 accuracy in percent (95 % interval); {below}:\n\n{table}"
 
 
-def _accuracy(arm: dict[str, Any]) -> str:
-    """The mean of an arm and, below, its difference from the arm that all are compared with."""
-    mean, difference = _with_interval(arm["mean"], arm["interval"]), arm["difference"]
+def _accuracy(variant: dict[str, Any]) -> str:
+    """The mean of a variant and, below, its difference from the variant that all are compared with."""
+    mean, difference = _with_interval(variant["mean"], variant["interval"]), variant["difference"]
     if difference is None:
         return mean
     less = _with_interval(difference["mean"], difference["interval"], sign="+")
@@ -165,56 +171,58 @@ def _with_interval(value: float, interval: Sequence[float] | None, *, sign: str 
 
 
 def _reports(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The report of each labeled set, whose arms are compared with each other only."""
+    """The report of each labeled set, whose variants are compared with each other only."""
     method = document["against"].rpartition(", ")[0]
     found = {}
     for name in (name.removesuffix(" train") for name in document["videos"] if name.endswith(" train")):
-        own = [arm for arm in document["arms"] if arm["arm"].endswith(f", {name}")]
-        arms = [arm | {"arm": arm["arm"].removesuffix(f", {name}")} for arm in own]
-        found[name] = make_report(document | {"arms": arms, "against": method})
+        own = [variant for variant in document["variants"] if variant["variant"].endswith(f", {name}")]
+        variants = [variant | {"variant": variant["variant"].removesuffix(f", {name}")} for variant in own]
+        found[name] = make_report(document | {"variants": variants, "against": method})
     return found
 
 
 def compared(own: dict[int, float], others: Iterable[dict[int, float]]) -> str:
-    """The mean over the units of an arm, and its differences from other arms."""
+    """The mean over the units of a variant, and its differences from other variants."""
     texts = (difference_text(compare_pairs(own, other)) for other in others)
     return "<br>".join([f"{find_spread(list(own.values())).mean:.1f}", *filter(None, texts)])
 
 
 def by_unit(results: dict[str, dict[str, Any]], name: str, measure: str) -> dict[str, dict[int, float]]:
-    """A measure of a set by arm and unit.
+    """A measure of a set by variant and unit.
 
-    An arm without the measure, such as an image, or of one or two units is left out.
+    A variant without the measure, such as an image, or of one or two units is left out.
     """
     values = {
-        arm: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
-        for arm, units in results.items()
+        variant: {int(unit): found[name][measure] for unit, found in units.items() if measure in found[name]}
+        for variant, units in results.items()
     }
-    return {arm: units for arm, units in values.items() if len(units) > 2}
+    return {variant: units for variant, units in values.items() if len(units) > 2}
 
 
 def features_table(results: dict[str, dict[str, Any]], measure: str) -> str:
-    """For each arm its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
+    """For each variant its mean over the units, and the differences from `COMPARED` with 95 % intervals."""
     sets = list(next(iter(next(iter(results.values())).values())))
     of_sets = [by_unit(results, name, measure) for name in sets]
     rows = []
-    for place, arm in enumerate(of_sets[0]):
-        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and arm not in BASELINES]
-        cells = [compared(values[arm], [values[other] for other in others]) for values in of_sets]
-        rows.append([arm, str(len(of_sets[0][arm])), *cells])
+    for place, variant in enumerate(of_sets[0]):
+        others = [each for each in list(of_sets[0])[:place] if each in COMPARED and variant not in BASELINES]
+        cells = [compared(values[variant], [values[other] for other in others]) for values in of_sets]
+        rows.append([variant, str(len(of_sets[0][variant])), *cells])
     return markdown(["pre-training", "units", *sets], rows)
 
 
 def measures_table(results: dict[str, dict[str, Any]], name: str) -> str:
-    """For each arm the means of all measures of one set, with the differences from `COMPARED`."""
+    """For each variant the means of all measures of one set, with the differences from `COMPARED`."""
     of_measures = [by_unit(results, name, measure) for measure in MEASURES]
     rows = []
-    for arm, units in of_measures[0].items():
+    for variant, units in of_measures[0].items():
         cells = []
         for values in of_measures:
-            others = [values[other] for other in COMPARED if other in values and other != arm]
-            cells.append(compared(values[arm], [] if arm in BASELINES else others) if arm in values else "")
-        rows.append([arm, str(len(units)), *cells])
+            others = [values[other] for other in COMPARED if other in values and other != variant]
+            cells.append(
+                compared(values[variant], [] if variant in BASELINES else others) if variant in values else ""
+            )
+        rows.append([variant, str(len(units)), *cells])
     return markdown(["pre-training", "units", *MEASURES], rows)
 
 
@@ -223,27 +231,28 @@ def pairs_table(
     of_letters: dict[str, dict[str, Any]],
     pairs: Sequence[tuple[str, str]],
 ) -> str:
-    """The first arm of each pair less the second one, paired by unit, for each measure."""
+    """The first variant of each pair less the second one, paired by unit, for each measure."""
     columns = [(results, name) for name in SETS]
     if any(first in of_letters and second in of_letters for first, second in pairs):
         columns.append((of_letters, LETTERS))
     rows = []
-    for arms in pairs:
+    for variants in pairs:
         for measure in MEASURES[:3]:
             cells = []
             for of_sets, name in columns:
                 values = by_unit(of_sets, name, measure)
-                first, second = (values.get(arm, {}) for arm in arms)  # not all arms were run on letters
+                # Not all variants were run on letters.
+                first, second = (values.get(variant, {}) for variant in variants)
                 cells.append(difference_text(compare_pairs(first, second)))
-            rows.append([" less ".join(arms), measure, *cells])
-    return markdown(["arms", "measure", *(name for _, name in columns)], rows)
+            rows.append([" less ".join(variants), measure, *cells])
+    return markdown(["variants", "measure", *(name for _, name in columns)], rows)
 
 
 def letters_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Both arms with their difference, paired by seed, for each list."""
+    """Both variants with their difference, paired by seed, for each list."""
     rows = []
-    for name, by_arm in results.items():
-        before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_arm.values())
+    for name, by_variant in results.items():
+        before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_variant.values())
         means = [f"{find_spread(list(units.values())).mean:.1f}" for units in (before, after)]
         rows.append([name, str(len(before)), *means, difference_text(compare_pairs(after, before))])
     return markdown(["list", "seeds", *results["test"], "difference"], rows)

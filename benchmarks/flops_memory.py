@@ -118,7 +118,7 @@ def relations(rows: dict[str, dict[str, Any]]) -> list[tuple[str, float, float]]
     ]
 
 
-def table(rows: list[dict[str, Any]], shares: list[tuple[str, float, float]]) -> str:
+def table(rows: list[dict[str, Any]], fractions: list[tuple[str, float, float]]) -> str:
     def pair(row: dict[str, Any], key: str) -> str:
         return f"{row[key]:.1f} / {row[f'plain_{key}']:.1f}" if f"plain_{key}" in row else f"{row[key]:.1f}"
 
@@ -133,8 +133,8 @@ def table(rows: list[dict[str, Any]], shares: list[tuple[str, float, float]]) ->
         for row in rows
     ]
     more = [
-        f"- {name}: {share:.2f}x, goal {goal}: {'met' if share <= goal else 'missed'}"
-        for name, share, goal in shares
+        f"- {name}: {fraction:.2f}x, goal {goal}: {'met' if fraction <= goal else 'missed'}"
+        for name, fraction, goal in fractions
     ]
     return "\n".join([markdown(head, cells), "", *more])
 
@@ -146,9 +146,11 @@ def main() -> None:
         rows.append(row_of(case, goal))
         print(rows[-1], file=sys.stderr)
     rows.append(transformers_row("vit-b"))
-    shares = relations({row["case"]: row for row in rows})
-    compared = [{"case": name, "share": share, "met": share <= goal} for name, share, goal in shares]
-    publish("flops_memory", [*rows, *compared], table(rows, shares))
+    fractions = relations({row["case"]: row for row in rows})
+    compared = [
+        {"case": name, "share": fraction, "met": fraction <= goal} for name, fraction, goal in fractions
+    ]
+    publish("flops_memory", [*rows, *compared], table(rows, fractions))
     sys.exit(not all(row["met"] for row in [*rows, *compared]))
 
 

@@ -398,8 +398,8 @@ class Videos:
 
     def make(self) -> Iterator[Row]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        began, share = time.perf_counter(), -(-self.number // num_cores())
-        parts = [(first, min(self.number, first + share)) for first in range(0, self.number, share)]
+        began, fraction = time.perf_counter(), -(-self.number // num_cores())
+        parts = [(first, min(self.number, first + fraction)) for first in range(0, self.number, fraction)]
         processes = [_python("-c", MAKE, *part, self.scene, self.folder.resolve()) for part in parts]
         failed = sum(process.wait() != 0 for process in processes)
         names = sorted(path.name for path in self.folder.glob("*.mp4"))
@@ -426,7 +426,7 @@ class Videos:
         yield {"workers": workers, "views": views, "batch": self.batch, "clips_per_second": speed}
 
     def train(self, rows: Rows, name: str, seconds: float, settings: Sequence[str]) -> Iterator[Row]:
-        """Clips/s and the share of waiting for data of `everest pretrain`, stopped after `seconds`."""
+        """Clips/s and the fraction of waiting for data of `everest pretrain`, stopped after `seconds`."""
         output, messages = rows.folder / f"run_{name}", rows.folder / f"run_{name}.txt"
         changes = ["data.train=train.csv", "train.save_every=1h", *self.overrides]
         changes += [f"pretrain.batch_size={self.batch}", f"train.micro_batch={self.batch}", *settings]

@@ -143,18 +143,18 @@ def measure_encoded(folder: Path, rounds: int) -> None:
         times = measuring.alternate(items, rounds=rounds)
         base = times["h264, cpu"]
         for key, taken in times.items():
-            share = measuring.ratio(taken, base)
-            rows.append({"video": name, "read": key, "ms": round(1000 * taken.median, 2), "share": share})
+            fraction = measuring.ratio(taken, base)
+            rows.append({"video": name, "read": key, "ms": round(1000 * taken.median, 2), "share": fraction})
             print(rows[-1], flush=True)
     keys = dict.fromkeys(row["read"] for row in rows)
     lines = []
     for key in keys:
         of_key = [row for row in rows if row["read"] == key]
-        shares = sorted(row["share"]["ratio"] for row in of_key)
+        fractions = sorted(row["share"]["ratio"] for row in of_key)
         milliseconds = " / ".join(f"{row['ms']:.1f}" for row in of_key)
-        share = f"{median(shares):.2f} ({shares[0]:.2f}-{shares[-1]:.2f})"
-        lines.append([*key.split(", "), share, milliseconds])
-    head = ["codec", "`data.resize`", "CPU time, share of the first line (of each video)", "ms, by video"]
+        fraction = f"{median(fractions):.2f} ({fractions[0]:.2f}-{fractions[-1]:.2f})"
+        lines.append([*key.split(", "), fraction, milliseconds])
+    head = ["codec", "`data.resize`", "CPU time, fraction of the first line (of each video)", "ms, by video"]
     measuring.publish("encoded_input", rows, measuring.markdown(head, lines))
 
 

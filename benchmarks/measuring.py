@@ -33,7 +33,7 @@ PAGE = HERE / "performance.md"
 SHARED = Path(os.environ.get("EVEREST_SHARED", HERE.parents[1] / "shared"))
 REAL = SHARED / "videos" / "odd" / "mae_demo_853x480.avi"  # 300 frames of a real scene, MPEG-4
 FRAMES = 300
-LINE: Final = 400  # characters: a record of results, such as a seed of an arm, has a line
+LINE: Final = 400  # characters: a record of results, such as a seed of a variant, has a line
 
 
 @dataclass(frozen=True)

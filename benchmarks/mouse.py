@@ -38,7 +38,7 @@ RECORDINGS, RECORDING_FOLDS = 10, 5
 INIT: Final = "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 FPS: Final = 15
 CRF: Final = 4  # of H.264; at 18, a keyframe changes more pixels than the animal
-WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a budget, seeds
+WINDOW, TO_CHECK, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a budget, seeds
 KEPT: Final = (
     *("value", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
     *("candidates", "behaviors", "chosen", "reason", "videos", "groups", "smooth"),
@@ -108,7 +108,7 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
     rows = [f"{bout.video},{bout.start!r},{bout.end!r},{bout.label}\n" for bout in bouts]
     options = ("budget", "--timeline", timeline, "--smooth", smooth)
     for seed in range(DRAWS):
-        draw = ("--draw", DRAWN, "--window", WINDOW, "--seed", seed)
+        draw = ("--draw", TO_CHECK, "--window", WINDOW, "--seed", seed)
         everest(*options, *draw, "--output", checked, "--overwrite")
         checked.write_text(checked.read_text().replace("to check", "checked") + "".join(rows))
         document = json.loads(everest(*options, "--checked", checked, "--json"))
@@ -118,7 +118,7 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
             numbers = found.setdefault(row["class"], known)
             numbers["contain"] += row["interval"][0] <= true <= row["interval"][1]
             numbers["draws"].append([round(end, 1) for end in (row["seconds"], *row["interval"])])
-    return {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "classes": found}
+    return {"window": WINDOW, "checked": TO_CHECK, "windows": document["windows"], "classes": found}
 
 
 def kept(test: dict[str, Any]) -> dict[str, Any]:

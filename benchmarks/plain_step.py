@@ -1,6 +1,6 @@
 """A straightforward implementation of both stages on the weights of everest models, as a baseline.
 
-It follows the paper and the released programs: every token is embedded by the
+It follows the paper and the official code: every token is embedded by the
 convolution, selections are boolean masks, the softmax is explicit, every block computes all its tokens, and
 the targets of all tokens are computed before the predicted ones are selected.
 
@@ -48,10 +48,10 @@ def _embedded(encoder: Encoder, frames: Tensor) -> Tensor:
     return encoder.patch_embed.proj(frames).flatten(2).transpose(1, 2)
 
 
-def _importance(tokens: Tensor, per_slice: int) -> Tensor:
-    """(B, N): distances of embeddings; the first slice has the values of the second."""
-    distance = (tokens[:, per_slice:] - tokens[:, :-per_slice]).float().norm(dim=-1)
-    return torch.cat([distance[:, :per_slice], distance], dim=1)
+def _importance(tokens: Tensor, num_positions: int) -> Tensor:
+    """(B, N): distances of embeddings; the first time index has the values of the second."""
+    distance = (tokens[:, num_positions:] - tokens[:, :-num_positions]).float().norm(dim=-1)
+    return torch.cat([distance[:, :num_positions], distance], dim=1)
 
 
 def _mask(ids: Tensor, num_tokens: int) -> Tensor:
@@ -83,9 +83,9 @@ def pretraining_loss(model: MaskedAutoencoder, frames: Tensor, noise: Tensor) ->
     encoder, decoder, grid = model.encoder, model.decoder, model.encoder.grid
     tokens = _embedded(encoder, frames)
     measures = isinstance(model.strategy, TopK)
-    importance = _importance(tokens.detach(), grid.per_slice) if measures else None
+    importance = _importance(tokens.detach(), grid.num_positions) if measures else None
     chosen = model.strategy(grid, importance=importance, noise=noise)
-    visible, target = (_mask(ids, grid.num_tokens) for ids in (chosen.visible, chosen.target))
+    visible, target = (_mask(ids, grid.num_tokens) for ids in (chosen.visible, chosen.predicted))
     seen = _picked(tokens + _positions(encoder, grid), visible)
     encoded = model.encoder_to_decoder(encoder.norm(plain_blocks(encoder.blocks, seen)))
     places = _positions(decoder, grid).expand(frames.size(0), -1, -1)
@@ -101,7 +101,7 @@ def logits(model: VideoClassifier, frames: Tensor) -> Tensor:
     encoder, grid = model.encoder, model.encoder.grid
     tokens = _embedded(encoder, frames)
     measures = isinstance(model.strategy, TopK)
-    importance = _importance(tokens.detach(), grid.per_slice) if measures else None
+    importance = _importance(tokens.detach(), grid.num_positions) if measures else None
     noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)
     kept = _mask(model.strategy(grid, importance=importance, noise=noise).visible, grid.num_tokens)
     x = plain_blocks(encoder.blocks, _picked(tokens + _positions(encoder, grid), kept))

@@ -34,7 +34,7 @@ HERE: Final = Path(__file__).parent
 FILES: Final = HERE / "evidence"
 SHORT_SIDE: Final = 72  # pixels of real clips: a little more than the 64 of a frame
 QUICK: Final = ("pretrain.steps=8", "pretrain.warmup_steps=0", "finetune.steps=4", "finetune.warmup_steps=1")
-QUICK_FACTOR: Final = 320  # by which the steps of arms with steps of their own are divided
+QUICK_FACTOR: Final = 320  # by which the steps of variants with steps of their own are divided
 STEPS: Final = tuple(
     f"{stage}.{name}" for stage in ("pretrain", "finetune") for name in ("steps", "warmup_steps")
 )
@@ -51,7 +51,7 @@ RENDERED: Final = (
     *("methods", "methods-visible", "methods-gmacs", "order", "distances", "keep-ratios"),
     *("frame-selection", "other-encoders", "frames", "frames-steps", "steps", "views-per-decode"),
 )
-LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
+LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its variants share a tokenizer
 ON_FIVE_SETS: Final = (
     *("methods-clips", "methods-clips-gmacs", "steps-clips", "order-clips", "distances-clips"),
     *("keep-ratios-clips", "other-encoders-clips"),
@@ -60,7 +60,7 @@ LONG: Final = {name: LABELED[name] for name in LABELED if name != "cameramotion8
 RESTS: Final = {name: LABELED[name] for name in ("interaction6",)}  # see frame-selection-clips.yaml
 SEVERAL_VIEWS: Final = {name: LABELED[name] for name in ("surveillance2", "interaction6", "weizmann10")}
 FEW_IS_BETTER: Final = {name: LABELED[name] for name in ("weizmann10", "cameramotion8")}  # with few steps
-# Parts on real clips, whose arms are repeated for each labeled set.
+# Parts on real clips, whose variants are repeated for each labeled set.
 CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
     "finetune-steps-clips": FEW_IS_BETTER,
     "frame-selection-clips": RESTS,
@@ -108,10 +108,10 @@ def run(
         runs = runs.with_name(part)
     sweep = sweep_of(part)
     if of_clips:
-        sweep["arms"] = of_every_set(sweep["arms"], sets, own_clips=part == OWN_CLIPS)
+        sweep["variants"] = of_every_set(sweep["variants"], sets, own_clips=part == OWN_CLIPS)
         sweep["against"] += f", {sets[0]}"
     if quick:
-        sweep["arms"] = {arm: shortened(settings) for arm, settings in sweep["arms"].items()}
+        sweep["variants"] = {variant: shortened(settings) for variant, settings in sweep["variants"].items()}
     if part == LVMAE:
         checkpoint = train_tokenizer(folder, FILES / sweep["recipe"], quick=quick)
         options = [*options, "--set", f"tokenizer.checkpoint={checkpoint}"]
@@ -138,10 +138,10 @@ def run(
 
 
 def sweep_of(part: str) -> dict[str, Any]:
-    """The sweep of a part, whose file may name another file for its arms."""
+    """The sweep of a part, whose file may name another file for its variants."""
     sweep: dict[str, Any] = _read(f"{part}.yaml")
-    if isinstance(sweep["arms"], str):
-        sweep["arms"] = _read(sweep["arms"])["arms"]
+    if isinstance(sweep["variants"], str):
+        sweep["variants"] = _read(sweep["variants"])["variants"]
     return sweep
 
 
@@ -149,8 +149,8 @@ def _read(name: str) -> Any:
     return read_yaml((FILES / name).read_text(), name)
 
 
-def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool = False) -> dict[str, Any]:
-    """Each arm for each labeled set; the arms of a method share their pre-training, unless `own_clips`."""
+def of_every_set(variants: dict[str, Any], sets: Sequence[str], *, own_clips: bool = False) -> dict[str, Any]:
+    """Each variant for each labeled set; those of a method share their pre-training, unless `own_clips`."""
     found = {}
     for name in sets:
         lists = {"data.train": f"{name}_train.csv", "data.test": f"{name}_test.csv"}
@@ -159,12 +159,12 @@ def of_every_set(arms: dict[str, Any], sets: Sequence[str], *, own_clips: bool =
             own |= {"data.pretrain": f"{name}_train.csv"}
         if name == "cameramotion8":
             own |= {"data.flip": False}  # its classes are directions
-        found |= {f"{arm}, {name}": {**settings, **own} for arm, settings in arms.items()}
+        found |= {f"{variant}, {name}": {**settings, **own} for variant, settings in variants.items()}
     return found
 
 
 def shortened(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an arm with fewer steps, if it has steps of its own."""
+    """The settings of a variant with fewer steps, if it has steps of its own."""
     least = {name: int(name.endswith(".steps")) for name in STEPS if name in settings}
     return settings | {name: max(settings[name] // QUICK_FACTOR, few) for name, few in least.items()}
 

@@ -96,7 +96,7 @@ class Contender:
         if self.tuned:
             keep_freed_memory(TRAINER_KEPT_BYTES)
         model, clips = self._model()
-        run = self._pass(model)
+        run = self._micro_batch(model)
         optimizer = _looped(model) if self.code == "plain" else _fused(model)
 
         def step() -> None:
@@ -112,7 +112,7 @@ class Contender:
         model = transformers_videomae(self.backbone) if self.code == "transformers" else everest_model
         return model, clips_for(everest_model, 1)
 
-    def _pass(self, model: nn.Module) -> Pass:
+    def _micro_batch(self, model: nn.Module) -> Pass:
         passes = {"ours": our_pass, "plain": plain_pass, "transformers": transformers_pass}
         return passes[self.code](model, DTYPES[self.dtype])
 

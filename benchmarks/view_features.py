@@ -1,6 +1,6 @@
 """Frozen features after pre-training on real clips: do they show the action of people never seen before?
 
-    python benchmarks/view_features.py VIDEOS runs/features --arm contrast --arm everest
+    python benchmarks/view_features.py VIDEOS runs/features --variant contrast --variant everest
     python benchmarks/view_features.py VIDEOS runs/features --report
 
 VIDEOS is the folder of actions or, with a folder of runs of its own, that of lips, which has unlabeled
@@ -51,20 +51,20 @@ BASE: Final = (
 VIEWS: Final = ("pretrain.objective=views",)
 
 
-def drawn(uniform: float) -> str:
-    values = f"strategy: drawn, keep_ratio: 0.25, visible_ratio: null, uniform: {uniform}"
+def sampled(uniform: float) -> str:
+    values = f"strategy: sampled, keep_ratio: 0.25, visible_ratio: null, uniform: {uniform}"
     return f"pretrain.selection={{{values}}}"
 
 
 LABELED_ONLY: Final = "the same, labeled videos only"
-SUGGESTED: Final = (*VIEWS, drawn(1.0), "pretrain.camera_motion=1")
-ARMS: Final[dict[str, tuple[str, ...]]] = {
+SUGGESTED: Final = (*VIEWS, sampled(1.0), "pretrain.camera_motion=1")
+VARIANTS: Final[dict[str, tuple[str, ...]]] = {
     "everest": (),
     "videomae": ("pretrain.selection={strategy: tube, mask_ratio: 0.9}",),
-    "contrast": (*VIEWS, drawn(0.5)),
-    "contrast, uniform": (*VIEWS, drawn(1.0)),
-    "contrast, importance": (*VIEWS, drawn(0.0)),
-    "contrast and camera": (*VIEWS, drawn(0.5), "pretrain.camera_motion=1"),
+    "contrast": (*VIEWS, sampled(0.5)),
+    "contrast, uniform": (*VIEWS, sampled(1.0)),
+    "contrast, importance": (*VIEWS, sampled(0.0)),
+    "contrast and camera": (*VIEWS, sampled(0.5), "pretrain.camera_motion=1"),
     "contrast, uniform and camera": SUGGESTED,
     "the same, trained again": SUGGESTED,  # on another processor
     "the same, 4 times the steps": (*SUGGESTED, "pretrain.steps=2400", "pretrain.warmup_steps=240"),
@@ -77,20 +77,20 @@ ARMS: Final[dict[str, tuple[str, ...]]] = {
 }
 CURVES: Final = ("loss", "view_top1", "view_spread", "camera_loss")
 AT: Final = (slice(0, 10), slice(110, 130), slice(290, 310), slice(580, 600))  # steps
-FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are drawn
+FEW, DRAWS = 2, 10  # labels a class of the measure `few`, and how often they are sampled
 
 
-def run_folder(folder: Path, arm: str, unit: int) -> Path:
-    """Where a unit of an arm is pre-trained."""
-    return folder / arm.replace(", ", "-").replace(" ", "-") / str(unit)
+def run_folder(folder: Path, variant: str, unit: int) -> Path:
+    """Where a unit of a variant is pre-trained."""
+    return folder / variant.replace(", ", "-").replace(" ", "-") / str(unit)
 
 
-def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingModel:
-    """The model of an arm, trained on the clips that a unit does not hold out, but not on `cameramotion8`."""
-    run = run_folder(folder, arm, unit)
+def pretrained(variant: str, unit: int, clips: Clips, folder: Path) -> PretrainingModel:
+    """The model of a variant, trained on clips that a unit does not hold out, but not on `cameramotion8`."""
+    run = run_folder(folder, variant, unit)
     listed = run.with_suffix(".csv")
     listed.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{path}\n" for path in clips.unlabeled if arm != LABELED_ONLY]
+    lines = [f"{path}\n" for path in clips.unlabeled if variant != LABELED_ONLY]
     for name in clips.sets:
         if name != "cameramotion8":
             held_out = clips.held_out(unit, name)
@@ -98,7 +98,7 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
             lines += [f"{clips.videos / path}\n" for path, _, _ in kept]
     listed.write_text("".join(lines))
     data = [f"train.seed={unit}", f"data.root={clips.videos}", f"data.pretrain={listed.absolute()}"]
-    settings = [part for each in (*data, *BASE, *ARMS[arm]) for part in ("--set", each)]
+    settings = [part for each in (*data, *BASE, *VARIANTS[variant]) for part in ("--set", each)]
     command = ("pretrain", "--recipe", "small", *settings, "-o", run, "-q", "--gpus", "cpu")
     measuring.everest(*command, show=True)
     model = everest.load_model(run)
@@ -143,22 +143,22 @@ def measured(
     )
     assert near is not None
     few = []
-    for drawn in few_of_each(np.flatnonzero(known), labels, seed):
-        answer = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
+    for sampled in few_of_each(np.flatnonzero(known), labels, seed):
+        answer = linear(features[sampled], labels[sampled], features[held_out], head, seed=seed)
         few.append(accuracy(answer, labels[held_out]))
     return {**found, "retrieval": near, "few": float(np.mean(few))}
 
 
-def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
-    """The measures of every set for one arm or baseline."""
+def of_unit(variant: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
+    """The measures of every set for one variant or baseline."""
     model = None
-    if arm == RANDOM:
+    if variant == RANDOM:
         torch.manual_seed(unit)
         built = pretrain_spec(clips.recipe).build().eval()
         assert isinstance(built, PretrainingModel)
         model = built
-    elif arm != DIFFERENCES:
-        model = pretrained(arm, unit, clips, folder)
+    elif variant != DIFFERENCES:
+        model = pretrained(variant, unit, clips, folder)
     result = {}
     for name in clips.sets:
         pixels, rows, held_out = clips.pixels(name), clips.rows(name), clips.held_out(unit, name)
@@ -178,10 +178,10 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
     return result
 
 
-def curves(folder: Path, arm: str) -> dict[str, list[list[float]]]:
+def curves(folder: Path, variant: str) -> dict[str, list[list[float]]]:
     """The lowest and the highest mean over the units of each value between views, near the steps of `AT`."""
     by_unit = []
-    for path in sorted(run_folder(folder, arm, 0).parent.glob("*/metrics.jsonl")):
+    for path in sorted(run_folder(folder, variant, 0).parent.glob("*/metrics.jsonl")):
         rows = [row for row in map(json.loads, path.read_text().splitlines()) if "view_spread" in row]
         if len(rows) >= AT[-1].stop:
             known = [name for name in CURVES if name in rows[0]]
@@ -200,7 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("videos", type=Path, help="folder of the lists")
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
-    parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
+    parser.add_argument("--arm", action="append", choices=VARIANTS, help="one of several; none: all")
     parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
     parser.add_argument("--report", action="store_true", help="add the units to the results")
     options = parser.parse_args()
@@ -210,18 +210,23 @@ def main() -> None:
         written = RESULTS_OF_LETTERS if clips.sets == [LETTERS] else RESULTS
         document = json.loads(written.read_text()) if written.exists() else {"results": {}, "curves": {}}
         earlier, found = document["results"], read_units(folder)
-        arms = [arm for arm in (RANDOM, DIFFERENCES, *ARMS) if arm in {*earlier, *found}]
-        results = {arm: {**earlier.get(arm, {}), **found.get(arm, {})} for arm in arms}
-        of_runs = {arm: values for arm in arms if (values := curves(folder, arm))}
-        document = {"base": BASE, "arms": ARMS, "results": results, "curves": document["curves"] | of_runs}
+        variants = [variant for variant in (RANDOM, DIFFERENCES, *VARIANTS) if variant in {*earlier, *found}]
+        results = {variant: {**earlier.get(variant, {}), **found.get(variant, {})} for variant in variants}
+        of_runs = {variant: values for variant in variants if (values := curves(folder, variant))}
+        document = {
+            "base": BASE,
+            "variants": VARIANTS,
+            "results": results,
+            "curves": document["curves"] | of_runs,
+        }
         measuring.write_results(written, document)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    arms = (RANDOM, DIFFERENCES, *(options.arm or ARMS))
-    for unit, arm in product(options.unit or range(FOLDS * PARTITIONS), arms):
-        path = folder / f"{unit} {arm}.json"
+    variants = (RANDOM, DIFFERENCES, *(options.variant or VARIANTS))
+    for unit, variant in product(options.unit or range(FOLDS * PARTITIONS), variants):
+        path = folder / f"{unit} {variant}.json"
         if not path.exists():
-            found = of_unit(arm, unit, clips, folder)
+            found = of_unit(variant, unit, clips, folder)
             path.write_text(json.dumps(found))
             linear_top1 = {name: round(values["linear"], 1) for name, values in found.items()}
             print(path.stem, linear_top1, flush=True)

@@ -4,8 +4,9 @@
     python benchmarks/view_labels.py VIDEOS runs/features runs/labels --report
 
 VIDEOS is the folder of actions, or that of lips with other folders of runs. Units, held-out groups and
-pre-trained encoders are the same as in view_features.py, whose folder of runs is given first. Each arm is
-fine-tuned with every number of steps, learning rate and share of kept tokens, and compared at its best ones.
+pre-trained encoders are the same as in view_features.py, whose folder of runs is given first. Each variant is
+fine-tuned with every number of steps, learning rate and fraction of kept tokens, and compared at its best
+ones.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from everest_workflows.sweep.statistics import compare_pairs
 SETS: Final = ("interaction6", "cameramotion8", "weizmann10", "surveillance2", "tabletennis2", LETTERS)
 SCRATCH: Final = "from scratch"
 PRETRAINED: Final = "contrast, uniform and camera"
-ARMS: Final = (SCRATCH, PRETRAINED, "the same, 4 times the steps")
+VARIANTS: Final = (SCRATCH, PRETRAINED, "the same, 4 times the steps")
 LABELS: Final = {  # numbers a class, None: all, and the steps for them
     2: (100, 400),
     None: (400, 1200, 2400),
@@ -42,7 +43,7 @@ LABELS: Final = {  # numbers a class, None: all, and the steps for them
 FIRST: Final = range(5)  # units of each setting, on which the best one is chosen
 WHOLE: Final = range(9)  # units of three whole partitions
 DRAWS: Final = 3  # of the labels and seeds; settings are chosen on the first one
-BEST: Final = {  # the best settings of each arm, with draws and units: the last ones are the most certain
+BEST: Final = {  # the best settings of each variant, with draws and units: the last ones are the most certain
     "best": (1, FIRST),
     f"best, {DRAWS} draws": (DRAWS, FIRST),
     "best, 3 partitions": (1, WHOLE),
@@ -73,11 +74,11 @@ class Key(NamedTuple):
     steps: int
     rate: float
     kept: float
-    arm: str
+    variant: str
     draw: int = 0  # of the labels and the seed
 
     def __str__(self) -> str:
-        text = f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.arm}"
+        text = f"{self.name} {self.number or 'all'} {self.steps} {self.rate} {self.variant}"
         kept = "" if self.kept == KEPT[0] else f" kept {self.kept}"
         return text + kept + (f" draw {self.draw}" if self.draw else "")
 
@@ -113,7 +114,7 @@ def of_unit(folder: Path, clips: Clips, encoders: Path, key: Key, unit: int) -> 
     held_out, rows = clips.held_out(unit, key.name), clips.rows(key.name)
     known = [row for row, out in zip(rows, held_out, strict=True) if not out]
     tested = [row for row, out in zip(rows, held_out, strict=True) if out]
-    init = None if key.arm == SCRATCH else run_folder(encoders, key.arm, unit)
+    init = None if key.variant == SCRATCH else run_folder(encoders, key.variant, unit)
     runs = folder / f"{unit}-{str(key).replace(' ', '-').replace(',', '')}"
     known = labeled(known, key.number, seed)
     found = top1(runs, clips, known, tested, init=init, key=key, seed=seed)
@@ -123,14 +124,14 @@ def of_unit(folder: Path, clips: Clips, encoders: Path, key: Key, unit: int) -> 
 
 def keys() -> Iterator[Key]:
     for number, steps in LABELS.items():
-        yield from starmap(Key, product(SETS, [number], steps, RATES, KEPT, ARMS))
+        yield from starmap(Key, product(SETS, [number], steps, RATES, KEPT, VARIANTS))
 
 
 def best_key(
-    results: dict[str, dict[str, float]], name: str, number: int | None, steps: int | None, arm: str
+    results: dict[str, dict[str, float]], name: str, number: int | None, steps: int | None, variant: str
 ) -> Key | None:
-    """The settings of an arm with the highest mean; None for the steps: any number of them."""
-    found = [key for key in keys() if (key.name, key.number, key.arm) == (name, number, arm)]
+    """The settings of a variant with the highest mean; None for the steps: any number of them."""
+    found = [key for key in keys() if (key.name, key.number, key.variant) == (name, number, variant)]
     means = {
         key: fmean(values)
         for key in found
@@ -152,40 +153,42 @@ def measured_units(
 
 
 def labels_table(results: dict[str, dict[str, float]]) -> str:
-    """The arms of each set and number of labels, with equal steps and each with its best; paired by unit."""
+    """The variants of each set and number of labels, at equal steps and each at its best; paired by unit."""
     rows = []
     for name, number in product(SETS, sorted(LABELS, key=lambda number: number or 1000)):
         of_steps = [(str(steps), steps, 1, FIRST) for steps in LABELS[number]]
         for shown, steps, draws, units in (*of_steps, *((shown, None, *of) for shown, of in BEST.items())):
-            best = {arm: best_key(results, name, number, steps, arm) for arm in ARMS}
-            found = {arm: measured_units(results, key, draws, units) for arm, key in best.items()}
-            if found[SCRATCH] and any(found[arm] for arm in ARMS[1:]):  # else not run yet
-                cells = [arm_cell(best[arm], found[arm], found[SCRATCH]) for arm in ARMS]
+            best = {variant: best_key(results, name, number, steps, variant) for variant in VARIANTS}
+            found = {variant: measured_units(results, key, draws, units) for variant, key in best.items()}
+            if found[SCRATCH] and any(found[variant] for variant in VARIANTS[1:]):  # else not run yet
+                cells = [variant_cell(best[variant], found[variant], found[SCRATCH]) for variant in VARIANTS]
                 rows.append([name, str(number or "all"), shown, str(len(units)), *cells])
-    return markdown(["set", "labels a class", "steps", "units", *ARMS], rows)
+    return markdown(["set", "labels a class", "steps", "units", *VARIANTS], rows)
 
 
-def arm_cell(key: Key | None, units: dict[int, float], from_scratch: dict[int, float]) -> str:
-    """The mean accuracy of an arm, its settings and its difference from scratch."""
+def variant_cell(key: Key | None, units: dict[int, float], from_scratch: dict[int, float]) -> str:
+    """The mean accuracy of a variant, its settings and its difference from scratch."""
     if key is None or not units:
         return ""
     text = f"{fmean(units.values()):.1f} ({key.steps} steps, {key.rate}, {100 * key.kept:g} %)"
-    return text if key.arm == SCRATCH else f"{text}<br>{difference_text(compare_pairs(units, from_scratch))}"
+    return (
+        text if key.variant == SCRATCH else f"{text}<br>{difference_text(compare_pairs(units, from_scratch))}"
+    )
 
 
 def kept_table(results: dict[str, dict[str, float]]) -> str:
-    """The larger share of kept tokens less the smaller one, with one learning rate, paired by unit."""
+    """The larger fraction of kept tokens less the smaller one, with one learning rate, paired by unit."""
     rows = []
     for name, number in product(SETS, LABELS):
-        for arm, steps in product(ARMS, LABELS[number]):
-            keys = [Key(name, number, steps, RATES[0], kept, arm) for kept in KEPT]
+        for variant, steps in product(VARIANTS, LABELS[number]):
+            keys = [Key(name, number, steps, RATES[0], kept, variant) for kept in KEPT]
             smaller, larger = (measured_units(results, key) for key in keys)
             if smaller and larger:
                 means = [f"{fmean(units.values()):.1f}" for units in (smaller, larger)]
                 difference = difference_text(compare_pairs(larger, smaller))
-                rows.append([name, str(number or "all"), str(steps), arm, *means, difference])
-    shares = [f"{100 * kept:g} % kept" for kept in KEPT]
-    return markdown(["set", "labels a class", "steps", "pre-training", *shares, "difference"], rows)
+                rows.append([name, str(number or "all"), str(steps), variant, *means, difference])
+    fractions = [f"{100 * kept:g} % kept" for kept in KEPT]
+    return markdown(["set", "labels a class", "steps", "pre-training", *fractions, "difference"], rows)
 
 
 def main() -> None:
@@ -195,7 +198,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of runs and results, where a later call resumes")
     parser.add_argument("--unit", type=int, action="append", help="one of several; none: all")
     parser.add_argument("--set", action="append", choices=SETS, help="one of several; none: all")
-    parser.add_argument("--arm", action="append", choices=ARMS, help="one of several; none: all")
+    parser.add_argument("--arm", action="append", choices=VARIANTS, help="one of several; none: all")
     numbers = [number or 0 for number in LABELS]
     parser.add_argument("--labels", action="append", type=int, choices=numbers, help="a class, 0: all")
     parser.add_argument(
@@ -219,17 +222,17 @@ def main() -> None:
     encoders = options.encoders.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     chosen_numbers = {number or None for number in options.labels or LABELS}
-    sets, arms, units = options.set or SETS, options.arm or ARMS, options.unit or FIRST
+    sets, variants, units = options.set or SETS, options.variant or VARIANTS, options.unit or FIRST
     chosen = [key for key in keys() if key.name in clips.sets and key.name in sets]
-    chosen = [key for key in chosen if key.number in chosen_numbers and key.arm in arms]
+    chosen = [key for key in chosen if key.number in chosen_numbers and key.variant in variants]
     if options.draw:
-        best = [best_key(results, key.name, key.number, None, key.arm) for key in chosen]
+        best = [best_key(results, key.name, key.number, None, key.variant) for key in chosen]
         chosen = [key._replace(draw=options.draw) for key in dict.fromkeys(best) if key is not None]
     paths = {(key, unit): folder / f"{unit} {key}.json" for key, unit in product(chosen, units)}
     missing = [each for each, path in paths.items() if not path.exists()]
-    for arm, unit in dict.fromkeys((key.arm, unit) for key, unit in missing):
-        if arm != SCRATCH:  # resumes, and leaves a complete run as it is
-            pretrained(arm, unit, clips, encoders)
+    for variant, unit in dict.fromkeys((key.variant, unit) for key, unit in missing):
+        if variant != SCRATCH:  # resumes, and leaves a complete run as it is
+            pretrained(variant, unit, clips, encoders)
     for key, unit in missing:
         found = of_unit(folder, clips, encoders, key, unit)
         paths[key, unit].write_text(json.dumps(found))

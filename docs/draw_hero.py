@@ -88,13 +88,13 @@ class Scene:
         self.disc((x, GROUND - 86), 8, DARK)
 
 
-def _darker(color: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+def _darker(color: tuple[int, int, int], fraction: float) -> tuple[int, int, int]:
     red, green, blue = color
-    return int(share * red), int(share * green), int(share * blue)
+    return int(fraction * red), int(fraction * green), int(fraction * blue)
 
 
 def _bent(start: Point, angle: float, bend: float, length: float) -> list[Point]:
-    """Two parts of a limb that hangs from `start` at `angle`; the second one is turned back by `bend`."""
+    """Two parts of a limb that hangs from `start` at `angle`; the second one is rotated back by `bend`."""
     x, y = start
     middle = (x + length * np.sin(angle), y + length * np.cos(angle))
     end = (middle[0] + length * np.sin(angle - bend), middle[1] + length * np.cos(angle - bend))
@@ -121,7 +121,7 @@ def main() -> None:
     frames, kept, importance = make_figure_rows(masks)
     path = Path(__file__).with_name("hero.png")
     rows = [frames, importance, kept]
-    draw_rows(path, rows, slices=masks[0].grid.t, title="tokens that change most are kept")
+    draw_rows(path, rows, num_time_indices=masks[0].grid.t, title="tokens that change most are kept")
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -60,7 +60,7 @@ def main() -> None:
     masks = apply_strategies(moving_clip(), STRATEGIES, embed=RawPixels(TUBELET), seed=3)
     path = Path(__file__).with_name("strategies.png")
     title = "tokens of one clip by strategy: predicted tokens are orange, omitted tokens gray"
-    draw_rows(path, make_figure_rows(masks), slices=masks[0].grid.t, title=title)
+    draw_rows(path, make_figure_rows(masks), num_time_indices=masks[0].grid.t, title=title)
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -13,7 +13,7 @@ from everest.profiling.profile import make_stage_spec
 
 PAGE = Path(__file__).with_name("lvmae.md")
 BEGIN, END = "<!-- docs/lvmae_costs.py -->\n", "<!-- end of lvmae_costs -->"
-SHARES = (0.05, 0.15, 0.25, 0.5, 0.75)  # predicted; a third of it at random, as in the paper's sweep
+FRACTIONS = (0.05, 0.15, 0.25, 0.5, 0.75)  # predicted; a third of it at random, as in the paper's sweep
 BF16 = 2
 SOFTMAX_COPIES = 2.5  # number of (tokens x tokens x heads) tensors that unfused attention saves
 
@@ -29,11 +29,11 @@ def count_softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     return int(SOFTMAX_COPIES * bytes_per_value * squares)
 
 
-def row(share: float | None) -> str:
+def row(fraction: float | None) -> str:
     """One line: None predicts all that is not seen."""
     chosen = ["strategy=tube"]
-    if share is not None:
-        chosen = [f"keep_ratio={share * 2 / 3}", f"random_ratio={share / 3}"]
+    if fraction is not None:
+        chosen = [f"keep_ratio={fraction * 2 / 3}", f"random_ratio={fraction / 3}"]
     overrides = [f"pretrain.selection.{text}" for text in chosen]
     recipe = load_recipe("lvmae-128", overrides=[*overrides, "train.checkpointing=false"])
     spec = make_stage_spec(recipe, "pretrain")
@@ -41,7 +41,7 @@ def row(share: float | None) -> str:
     plain = fused + count_softmax_bytes(spec, BF16)
     tokens, macs = count_tokens(spec), count_macs(spec).total / 1e9
     decoded = tokens.visible + tokens.target
-    name = "all" if share is None else f"{share:.0%}"
+    name = "all" if fraction is None else f"{fraction:.0%}"
     return f"| {name} | {decoded} | {macs:.0f} | {fused / 1e9:.2f} GB | {plain / 1e9:.1f} GB |"
 
 
@@ -50,7 +50,7 @@ def main() -> None:
         "| predicted tokens | tokens in the decoder | GMACs | activations, fused attention "
         "| activations, attention not fused |"
     )
-    table = "\n".join([head, "|---|---|---|---|---|", *(row(share) for share in (*SHARES, None))])
+    table = "\n".join([head, "|---|---|---|---|---|", *(row(fraction) for fraction in (*FRACTIONS, None))])
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table}\n\n{END}{rest.partition(END)[2]}")
 

@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-MOST_SHOWN: Final = 80  # letters of a value in a message
-MOST_SHOWN_OF_PATH: Final = 300
-MOST_PROBLEMS: Final = 10  # in a message
+MAX_SHOWN: Final = 80  # letters of a value in a message
+MAX_SHOWN_OF_PATH: Final = 300
+MAX_PROBLEMS: Final = 10  # in a message
 # What to try if the memory of a device or machine is too small for a run.
 LESS_MEMORY: Final = (
     "try a smaller train.micro_batch (between views pretrain.batch_size), train.checkpointing=true or "
@@ -63,7 +63,7 @@ class CheckpointError(UserError):
     exit_code = 6
 
 
-def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
+def shorten(value: object, *, most: int = MAX_SHOWN) -> str:
     """A user's value for a message: on one line, without its middle if it has more than `most` letters."""
     text = str(value)
     if len(text) > most:
@@ -72,10 +72,10 @@ def shorten(value: object, *, most: int = MOST_SHOWN) -> str:
 
 
 def one_per_line(problems: Iterable[str]) -> str:
-    """Each problem once, one per line; the last line counts those beyond `MOST_PROBLEMS`."""
+    """Each problem once, one per line; the last line counts those beyond `MAX_PROBLEMS`."""
     lines = list(dict.fromkeys(problems))
-    further = len(lines) - MOST_PROBLEMS
-    return "\n".join(lines if further <= 0 else [*lines[:MOST_PROBLEMS], f"and {further} more problems"])
+    further = len(lines) - MAX_PROBLEMS
+    return "\n".join(lines if further <= 0 else [*lines[:MAX_PROBLEMS], f"and {further} more problems"])
 
 
 def first_names(names: Sequence[object], most: int = 5) -> str:

@@ -23,9 +23,9 @@ from everest.data.recipe_clips import finetune_dataset, validation_dataset
 from everest.engine.context import RunContext
 from everest.engine.folder_check import FolderRules
 from everest.engine.health import chance_warning, has_diverged
+from everest.engine.schedule import MIN_STEPS
 from everest.engine.setup import StageInputs, make_training
-from everest.engine.stage_plan import FEWEST_STEPS
-from everest.engine.step import PassLosses
+from everest.engine.step import MicroBatchLosses
 from everest.engine.training import Step, Training
 from everest.errors import RecipeError
 from everest.evaluation.validation import Validator
@@ -113,7 +113,7 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def losses(self, batch: Batch, step: Step) -> PassLosses:
+    def losses(self, batch: Batch, step: Step) -> MicroBatchLosses:
         """The loss of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, step.rng()
         generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
@@ -122,7 +122,7 @@ class Finetuning:
         targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         logits = self.training.model(frames, noise=batch.noise.flatten(0, 1)).float()  # (B, outputs)
-        return PassLosses(supervised_loss(logits, targets, model.heads, self.class_weights))
+        return MicroBatchLosses(supervised_loss(logits, targets, model.heads, self.class_weights))
 
     def train(self) -> None:
         """Train to the end of the plan, or until `finetune.patience` ends the run."""
@@ -136,7 +136,7 @@ class Finetuning:
                 is_validated = validator is not None and training.plan.is_validated(step.index + 1)
                 rows = step.update(saves=is_validated)
                 # After enough steps, by the losses up to this one, and at the end.
-                if any(row["step"] == training.plan.warmup_steps + FEWEST_STEPS for row in rows):
+                if any(row["step"] == training.plan.warmup_steps + MIN_STEPS for row in rows):
                     self._warn_of_chance(ends=False)
                 if validator is not None:
                     validator.validate_if_due(rows)

@@ -16,12 +16,12 @@ from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference.features import VideoFeatures, compute_features
 from everest.inference.opened_model import OpenedModel
 from everest.inference.predictions import open_predictions
-from everest.inference.videos import Passes
+from everest.inference.videos import Batching
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.models.base import ClipModel
 from everest.models.classifier import Classifier
-from everest.system.events import Report, ignore_event
+from everest.system.events import Emit, ignore_event
 from everest.system.storage import parse_location
 
 Videos = str | Path | Sequence[str | Path]
@@ -39,7 +39,7 @@ def predict(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
 ) -> list[dict[str, Any]]:
     """Predict the most likely classes of videos, or their numbers, as `everest predict --json`.
 
@@ -52,7 +52,7 @@ def predict(
         batch: videos in one forward pass.
         workers: processes that read videos.
         precision: auto, fp32, bf16 or fp16; None: as in training.
-        report: receives the progress and notices (everest.system.events).
+        emit: receives the progress and notices (everest.system.events).
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each video. A multi-label class
         also has `present`, whether its probability is above its threshold; a number is `[{"value"}]`. With
@@ -64,8 +64,8 @@ def predict(
             `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, workers=workers, precision=precision)
-    passes = Passes(batch=batch, report=report)
-    with open_predictions(opened, samples_of(videos, data), passes, top=top) as rows:
+    batching = Batching(batch=batch, emit=emit)
+    with open_predictions(opened, samples_of(videos, data), batching, top=top) as rows:
         assert rows is not None  # this is the only process
         return rows
 
@@ -82,7 +82,7 @@ def extract(
     batch: int = 1,
     workers: int = 0,
     precision: str | None = None,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `everest extract` writes them.
 
@@ -96,8 +96,8 @@ def extract(
         RecipeError: an unknown level, `keep` leaves no token, or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, workers=workers, precision=precision)
-    passes = Passes(batch=batch, report=report)
-    return compute_features(opened, samples_of(videos, data), passes, level=level)
+    batching = Batching(batch=batch, emit=emit)
+    return compute_features(opened, samples_of(videos, data), batching, level=level)
 
 
 def evaluate(
@@ -112,7 +112,7 @@ def evaluate(
     overwrite: bool = False,
     workers: int | None = None,
     precision: str | None = None,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
 ) -> dict[str, Any]:
     """Evaluate a classifier on a labeled set of videos, as `everest eval --json`.
 
@@ -124,7 +124,7 @@ def evaluate(
         page: a folder to write a page with figures to.
         overwrite: replace these files.
         workers: processes that read videos; None: as in the recipe.
-        precision, report: see `predict`.
+        precision, emit: see `predict`.
     Returns:
         The document of `everest eval --json`: the metrics, of classes in percent, and how they were measured.
     Raises:
@@ -144,7 +144,7 @@ def evaluate(
         options=("predictions", "page"),
     )
     files.check(model.file)
-    return evaluate_classifier(model, model.spec, recipe, opened.runtime, report=report, files=files)[0]
+    return evaluate_classifier(model, model.spec, recipe, opened.runtime, emit=emit, files=files)[0]
 
 
 def samples_of(videos: Videos, data: str | Path | None) -> list[Sample]:

@@ -16,7 +16,7 @@ from everest.engine.context import RunContext
 from everest.engine.folder_check import FolderRules
 from everest.engine.health import CollapseWatch, closing_event
 from everest.engine.setup import StageInputs, make_training
-from everest.engine.step import PassLosses
+from everest.engine.step import MicroBatchLosses
 from everest.engine.training import Step, Training
 from everest.errors import DataError
 from everest.methods.grid import NoiseLayout
@@ -71,10 +71,10 @@ class Pretraining:
 
     training: Training
 
-    def losses(self, batch: Batch, step: Step) -> PassLosses:
+    def losses(self, batch: Batch, step: Step) -> MicroBatchLosses:
         """The loss and metrics of clips on the device. `batch` has their random numbers: `step` is unused."""
         output = pretraining_output(self.training.model, batch)
-        return PassLosses(output.loss, metrics=output.metrics)
+        return MicroBatchLosses(output.loss, metrics=output.metrics)
 
     def train(self) -> None:
         """Train to the end of the plan."""
@@ -86,4 +86,4 @@ class Pretraining:
                     step.backward(self.losses(batch, step))
                 collapse.add(step.update())
         if training.step_log.losses:
-            training.context.report(closing_event(training))
+            training.context.emit(closing_event(training))

@@ -17,7 +17,7 @@ from everest.engine.context import run_context
 from everest.errors import RecipeError
 from everest.pretraining import PRETRAINING_FOLDER, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
-from everest.system.events import Report, ignore_event, notice
+from everest.system.events import Emit, ignore_event, notice
 from everest.system.run_folder import (
     RECIPE_FILE,
     TOKENIZER_FOLDER,
@@ -28,11 +28,11 @@ from everest.system.run_folder import (
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
 
-StageRunner = Callable[[Recipe, RunOptions, Report], object]  # everest.stages.run_stage
+StageRunner = Callable[[Recipe, RunOptions, Emit], object]  # everest.stages.run_stage
 
 
 def with_frozen_networks(
-    recipe: Recipe, options: RunOptions, report: Report, *, train: StageRunner | None
+    recipe: Recipe, options: RunOptions, emit: Emit, *, train: StageRunner | None
 ) -> tuple[Recipe, RunOptions]:
     """The recipe with the files of its teacher and its tokenizer, which is trained now if need be.
 
@@ -44,7 +44,7 @@ def with_frozen_networks(
     if recipe.pretrain.needs_tokenizer:
         named = tokenizer_settings(recipe).checkpoint
         if named is None and recipe.pretrain.cache is None and train is not None:
-            return _train_tokenizer(recipe, options, report, train)
+            return _train_tokenizer(recipe, options, emit, train)
         own_file = tokenizer_file(options.folder(recipe.name))
         is_missing = named is None or (is_tokenizer_file(named) and not Path(named).exists())
         if is_missing and own_file.is_file():
@@ -53,7 +53,7 @@ def with_frozen_networks(
 
 
 def _train_tokenizer(
-    recipe: Recipe, options: RunOptions, report: Report, train: StageRunner
+    recipe: Recipe, options: RunOptions, emit: Emit, train: StageRunner
 ) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; see `with_frozen_networks`."""
     accelerator = make_accelerator(recipe.train.precision, cpu=options.cpu)
@@ -63,7 +63,7 @@ def _train_tokenizer(
     users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
     if users:
         text = f"{run.path} is kept, because {users[0]} uses it"
-        report(notice(f"{text}; for another tokenizer, choose another --output"))
+        emit(notice(f"{text}; for another tokenizer, choose another --output"))
     with_own = with_tokenizer(recipe, tokenizer_file(output))
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
     if overwrite or not is_finished:
@@ -74,7 +74,7 @@ def _train_tokenizer(
         clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
     if overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
-    report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
+    emit(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
     start = {
         "init": None,
         "decoder": None,
@@ -84,7 +84,7 @@ def _train_tokenizer(
     }
     own_options = replace(options, stage="train-tokenizer", output=run.path, **start)
     try:
-        train(recipe, own_options, report)
+        train(recipe, own_options, emit)
     except Stopped as stopped:
         text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
         raise Stopped(stopped.signal, text) from stopped

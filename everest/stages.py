@@ -30,13 +30,13 @@ from everest.lists.sample import ListSize
 from everest.pretraining import PRETRAINING_FOLDER, set_up_pretraining
 from everest.pretraining_tokenizer import with_frozen_networks
 from everest.system.accelerator import restore_process_state
-from everest.system.events import Report, heading, ignore_event
+from everest.system.events import Emit, heading, ignore_event
 from everest.system.locks import training_lock
 from everest.system.run_folder import RECIPE_FILE, DecoderStart, RunFolder
 
 
 def run_stage(
-    recipe: Recipe, options: RunOptions, report: Report, *, trial: Callable[[Stage], None] | None = None
+    recipe: Recipe, options: RunOptions, emit: Emit, *, dry_run: Callable[[Stage], None] | None = None
 ) -> RunFolder:
     """Train the stage of `options.stage` in its run folder, or resume its training; returns the folder.
 
@@ -47,13 +47,13 @@ def run_stage(
     """
     has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
     if options.stage == "pretrain" and has_frozen:
-        train = run_stage if trial is None else None
-        recipe, options = with_frozen_networks(recipe, options, report, train=train)
+        train = run_stage if dry_run is None else None
+        recipe, options = with_frozen_networks(recipe, options, emit, train=train)
     rules, set_up = _define_stage(options.stage, recipe)
-    with run_context(options, recipe, report, rules) as context:
+    with run_context(options, recipe, emit, rules) as context:
         stage = set_up(recipe, context)
-        if trial is not None:
-            trial(stage)
+        if dry_run is not None:
+            dry_run(stage)
             return context.run_folder
         with start_or_resume(stage.training, recipe):
             stage.train()
@@ -92,7 +92,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if is_main and not context.resumed:
                 run.start(dump_recipe(recipe), _environment(training))
             context.accelerator.wait_for_everyone()
-            context.report(heading(_summary(training)))
+            context.emit(heading(_summary(training)))
             if context.resumed:
                 training.resume()
             if is_main and name != "none":
@@ -153,7 +153,7 @@ def _summary(training: Training) -> str:
     plan = training.plan
     text = (
         f"{ListSize.of(training.dataset.samples)}, {plan.steps} steps over {plan.epochs} epochs; "
-        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} passes x "
+        f"batch {plan.batch_size} = {plan.processes} processes x {plan.accumulation} micro-batches x "
         f"{plan.micro_batch} clips; learning rate up to {plan.peak_lr:.2e}"
     )
     if plan.base_lr is not None:
@@ -172,7 +172,7 @@ def pretrain(
     init: str | Path | None = None,
     decoder: DecoderStart | None = None,
     cpu: bool = False,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
     **options: Any,
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
@@ -185,7 +185,7 @@ def pretrain(
         init: the run folder or weights to start from; None or "none": from scratch.
         decoder: keep that of `init`, or start fresh; None: keep it if it fits.
         cpu: use the CPU even if there is a GPU.
-        report: receives the progress and notices (everest.system.events).
+        emit: receives the progress and notices (everest.system.events).
         options: of the command, by the names in `everest.config.run_options.StageOptions`: data, overrides,
             output, resume (True or False), overwrite, tracker and one_batch.
     Returns:
@@ -195,7 +195,7 @@ def pretrain(
     """
     if decoder not in (None, "keep", "fresh"):
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    return _train_stage("pretrain", recipe, options, report, init=init, decoder=decoder, cpu=cpu)
+    return _train_stage("pretrain", recipe, options, emit, init=init, decoder=decoder, cpu=cpu)
 
 
 def finetune(
@@ -203,7 +203,7 @@ def finetune(
     *,
     init: str | Path | None,
     cpu: bool = False,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
     **options: Any,
 ) -> Path:
     """Train a classifier from a pre-trained encoder, as `everest finetune`, in this process.
@@ -216,7 +216,7 @@ def finetune(
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    return _train_stage("finetune", recipe, options, report, init=init, cpu=cpu)
+    return _train_stage("finetune", recipe, options, emit, init=init, cpu=cpu)
 
 
 @restore_process_state()
@@ -224,7 +224,7 @@ def _train_stage(
     stage: StageName,
     recipe: str | Path,
     options: dict[str, Any],
-    report: Report,
+    emit: Emit,
     *,
     init: str | Path | None,
     **added: Any,
@@ -237,4 +237,4 @@ def _train_stage(
     init = None if init == "none" else init
     run_options = RunOptions.of(given, stage=stage, recipe_file=str(recipe), init=init, **added)
     settings = recipe_for_run(recipe, data=given.data, overrides=given.overrides)
-    return run_stage(settings, run_options, report).path
+    return run_stage(settings, run_options, emit).path

@@ -1,4 +1,4 @@
-"""LVMAE's first stage: train a tokenizer whose scorer learns which tokens rebuild a clip best."""
+"""LVMAE's first stage: train a tokenizer whose scorer learns which tokens reconstruct a clip best."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from everest.engine.context import RunContext
 from everest.engine.folder_check import FolderRules
 from everest.engine.network import make_optimizer
 from everest.engine.setup import StageInputs, make_training
-from everest.engine.step import PassLosses, TrainedNetwork
+from everest.engine.step import MicroBatchLosses, TrainedNetwork
 from everest.engine.training import Step, Training
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.evaluation.tokenizer_validation import TokenizerValidator
@@ -101,8 +101,8 @@ class TokenizerTraining:
     objective: TokenizerObjective
     validator: TokenizerValidator
 
-    def losses(self, batch: Batch, step: Step, *, adversarial: bool | None = None) -> PassLosses:
-        """The losses of clips on the device, rebuilt from the tokens that the step allows.
+    def losses(self, batch: Batch, step: Step, *, adversarial: bool | None = None) -> MicroBatchLosses:
+        """The losses of clips on the device, reconstructed from the tokens that the step allows.
 
         Args:
             adversarial: whether the adversary is active; None: as in late steps, if there is one.
@@ -111,16 +111,16 @@ class TokenizerTraining:
         if adversarial is None:
             adversarial = self.objective.adversary is not None
         rng = step.rng()
-        # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
+        # Some steps reconstruct from all tokens: tokens that are rarely kept would be trained poorly.
         chance = generator_at(training.recipe.train.seed, Purpose.ALL_TOKENS, step.index).random()
         warms_up = step.index < settings.warmup * training.plan.steps
         frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
         generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
         all_tokens = warms_up or bool(chance < settings.full_batches)
-        rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
+        reconstructed = training.model(frames, generator=generator, all_tokens=all_tokens)
         with training.context.accelerator.autocast():
-            loss, discriminator_loss, parts = self.objective(rebuilt, adversarial=adversarial, rng=rng)
-        return PassLosses(loss, () if discriminator_loss is None else (discriminator_loss,), parts)
+            loss, discriminator_loss, parts = self.objective(reconstructed, adversarial=adversarial, rng=rng)
+        return MicroBatchLosses(loss, () if discriminator_loss is None else (discriminator_loss,), parts)
 
     def train(self) -> None:
         """Train to the end of the plan, measure the targets and validate."""

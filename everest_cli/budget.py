@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from everest_workflows.annotations.codings import BoutFilter
     from everest_workflows.recordings.footage import Extents, FootageWindow
 
-PAGE_SUFFIX: Final = ".html"  # suffix of the page of drawn windows, beside their list
+PAGE_SUFFIX: Final = ".html"  # suffix of the page of sampled windows, beside their list
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
@@ -72,7 +72,7 @@ def budget(
         "--group G", "Also each group of recordings, or --draw N in each; a pattern, as in `everest train`."
     ),
     output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
-    plot: Path | None = option("--plot F", "Draw each class's share of time to F (.png, .pdf, .svg)."),
+    plot: Path | None = option("--plot F", "Draw each class's fraction of time to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
@@ -83,7 +83,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest_workflows.recordings.footage import FIRST_WINDOW, draw_windows, window_length
+    from everest_workflows.recordings.footage import FIRST_WINDOW, sample_windows, window_length
 
     refuse(
         {
@@ -97,12 +97,12 @@ def budget(
     )
     whose_bouts = whose.read(checked, option="--checked")
     footage = _read_footage(timeline, rules)
-    labeled, drawn_by = {}, None
+    labeled, sampled_by = {}, None
     if checked is not None:
-        labeled, drawn_by = _read_checked(checked, footage, whose_bouts)
-    other = f"--group {group}: the windows were drawn with --group {drawn_by}; leave it out"
-    refuse({other: draw and group and drawn_by and group != drawn_by})
-    group = group or drawn_by
+        labeled, sampled_by = _read_checked(checked, footage, whose_bouts)
+    other = f"--group {group}: the windows were sampled with --group {sampled_by}; leave it out"
+    refuse({other: draw and group and sampled_by and group != sampled_by})
+    group = group or sampled_by
     groups = {} if group is None else group_recordings(group, footage.extents)
     if plan:
         seconds = FIRST_WINDOW if window is None else window
@@ -117,15 +117,15 @@ def budget(
     if draw is not None and output is not None:
         length = window_length(footage.extents, labeled, window)
         paths = _find_recordings(footage.paths, timeline)
-        windows = draw_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
+        windows = sample_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
         _write_windows(output, windows, paths, labeled, footage.classes, group, whose)
         for name, videos in groups.items():
-            if (num_drawn := sum(each.video in videos for each in windows)) < draw:
-                say(f"{name}: only {plural(num_drawn, 'window')} left")
+            if (num_sampled := sum(each.video in videos for each in windows)) < draw:
+                say(f"{name}: only {plural(num_sampled, 'window')} left")
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
-    strata = [] if drawn_by is None else [*group_recordings(drawn_by, footage.extents).values()]
+    strata = [] if sampled_by is None else [*group_recordings(sampled_by, footage.extents).values()]
     document = _estimate(footage, labeled, window, groups, strata)
     if output is not None:
         write_table(output, _make_table(document["rows"]))
@@ -135,7 +135,7 @@ def budget(
         draw_budget(plot, document)
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
-        command = footage.command_with(checked, whose, document["window"], drawn_by)
+        command = footage.command_with(checked, whose, document["window"], sampled_by)
         say(*_list_notes(document, command, len(strata)))
 
 
@@ -172,7 +172,7 @@ def _find_recordings(paths: Mapping[str, str], timeline: Path) -> dict[str, str]
     for name, path in paths.items():
         location = parse_location(path)
         places = [location, *(folder / path for folder in timeline.absolute().parents)]
-        found[name] = next((str(place) for place in places if place.exists()), None)
+        found[name] = next((str(index) for index in places if index.exists()), None)
     if missing := [paths[name] for name, path in found.items() if path is None]:
         fix = "restore them, or run budget in the folder in which timeline ran"
         raise DataError(f"{timeline}: its recordings are not found: {first_names(missing)}; {fix}")
@@ -194,12 +194,12 @@ def _read_checked(file: Path, footage: Recordings, whose: BoutFilter) -> tuple[B
     say(*labels.notices)
     if labels.uncorrected_text:
         say(f"warning: {file} has {labels.uncorrected_text}, which count as what a person saw")
-    drawn_by = None
+    sampled_by = None
     with suppress(ValueError):  # the file is of another kind
         _, header, rows = read_table(file, is_header)
         found = (dict(zip(header, cells, strict=False)).get(GROUP_COLUMN) for _, cells in rows)
-        drawn_by = next(filter(None, found), None)
-    return {video: labels.bouts.get(video, []) for video in footage.extents}, drawn_by
+        sampled_by = next(filter(None, found), None)
+    return {video: labels.bouts.get(video, []) for video in footage.extents}, sampled_by
 
 
 def _plan(footage: Recordings, groups: Mapping[str, Sequence[str]], seconds: float) -> list[dict[str, Any]]:
@@ -219,13 +219,13 @@ def _print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
     }
     for title, of_title in parts.items():
         of_part = [row for row in rows if row["group"] in of_title]
-        for place, windows in enumerate(sorted({row["windows"] for row in of_part})):
+        for index, windows in enumerate(sorted({row["windows"] for row in of_part})):
             found = [row for row in of_part if row["windows"] == windows]
             percents = {
                 name: max(100 * row["half_width"][name] / row["footage"] for row in found)
                 for name in found[0]["half_width"]
             }
-            if not place:
+            if not index:
                 columns = "".join(f"{name:>12}" for name in percents)
                 typer.echo(
                     f"{title}: half of the 95 % interval, in % of the time\n  windows  minutes{columns}"
@@ -254,7 +254,7 @@ def _estimate(
     pooled = " Error rates were pooled over the groups (random effects)." if groups else ""
     document["methods"] = (  # text for a publication
         f"A model of everest {__version__} predicted all {document['footage']:.1f} s of footage{averaged}. A "
-        f"person watched {windows}, drawn at random{stratified}. The seconds and bouts of each class were "
+        f"person watched {windows}, sampled at random{stratified}. The seconds and bouts of each class were "
         "estimated by prediction-powered inference with power tuning (Angelopoulos et al. 2023, arXiv "
         f"2311.01453), with 95 % score intervals (Wilson 1927).{pooled}"
     )
@@ -280,8 +280,8 @@ def _print_budget(document: Mapping[str, Any]) -> None:
     width = max(len(row["class"]) for row in document["rows"])
     header = f"  {'class':<{width}}{'seconds':>10}  {'95 % interval':<20}{'% of time':>9}{'bouts':>8}"
     for group, rows in groupby(document["rows"], key=itemgetter("group")):
-        for place, row in enumerate(rows):
-            if not place:
+        for index, row in enumerate(rows):
+            if not index:
                 of_group = f"{group or 'all recordings'}, {plural(row['windows'], 'checked window')}"
                 typer.echo(f"\n{of_group}\n{header}  checked windows alone")
             low, high = row["interval"]
@@ -293,8 +293,8 @@ def _print_budget(document: Mapping[str, Any]) -> None:
                 f"{row['bouts']:>8.1f}  {alone}"
             )
     if means := document["means"]:
-        shares = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
-        typer.echo(f"\nmean ± SEM over {means[0]['n']} groups: {shares}")
+        fractions = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
+        typer.echo(f"\nmean ± SEM over {means[0]['n']} groups: {fractions}")
     typer.echo(f"methods: {document['methods']}")
 
 
@@ -304,7 +304,7 @@ def _list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> I
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
-    yield "the intervals hold for these recordings, if the windows were drawn at random and none was left out"
+    yield "the intervals hold for these recordings, if windows were sampled at random and none was left out"
     if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
         lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
         new = next(file for file in lists if not (file.exists() or file.with_suffix(PAGE_SUFFIX).exists()))
@@ -322,13 +322,13 @@ def _write_windows(
     group: str | None,
     whose: o.WhoseOptions,
 ) -> None:
-    """Write a list of the checked rows and the newly drawn windows, and a page for checking the windows.
+    """Write a list of the checked rows and the newly sampled windows, and a page for checking the windows.
 
     The list keeps the --group, which the estimates need.
     """
     from everest.figures.pages import make_card, write_page
     from everest.lists.sample import Sample
-    from everest_workflows.annotations.bout import BACKGROUND, DRAWN
+    from everest_workflows.annotations.bout import BACKGROUND, TO_CHECK
     from everest_workflows.annotations.formats import TABLE_COLUMNS
 
     chosen = {"subject": whose.subject or "", "observer": next(iter(whose.observer or ()), "")}
@@ -339,14 +339,14 @@ def _write_windows(
         for bouts in checked.values()
         for bout in bouts
     ]
-    drawn = [
-        {"video": each.video, "start": f"{each.start:.3f}", "end": f"{each.end:.3f}", "label": DRAWN}
+    sampled = [
+        {"video": each.video, "start": f"{each.start:.3f}", "end": f"{each.end:.3f}", "label": TO_CHECK}
         | {**chosen, GROUP_COLUMN: group or ""}
         for each in windows
     ]
     people = [name for name in chosen if any(row[name] for row in known)]
     columns = [*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])]
-    table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *drawn])]
+    table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *sampled])]
     cards = [
         make_card(Sample(path=paths[each.video], start=each.start, end=each.end)) | {"row": row}
         for each, row in zip(windows, table[1 + len(known) :], strict=True)

@@ -65,7 +65,7 @@ def evaluate(
             recipe,
             weights,
             make_runtime(accelerator),
-            report=display.report,
+            emit=display.emit,
             files=files,
             saved_selection=not (selects or (weights.parent / RECIPE_FILE).is_file()),
             group=group,
@@ -99,7 +99,7 @@ def probe(
     names = [name.strip() for name in probes.split(",")]
     model = OpenedModel.open(weights, kind="transformer", recipe=recipe, views=(1, 1), cpu=o.is_on_cpu(gpus))
     with Display() as display:
-        result = probe(model, names, batch=batch, report=display.report)
+        result = probe(model, names, batch=batch, emit=display.emit)
     if run.as_json:
         print_json(result)
         return
@@ -128,10 +128,12 @@ def describe_nearest(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         start, retrieval = f"{head}: " if head else "", result.get("retrieval")
         if retrieval is None:
             continue
-        shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
-        measured = {name.replace("_", " "): share for name, share in shares.items() if share is not None}
+        fractions = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
+        measured = {
+            name.replace("_", " "): fraction for name, fraction in fractions.items() if fraction is not None
+        }
         text = (
-            ", ".join(f"{name} {share:.1f} %" for name, share in measured.items())
+            ", ".join(f"{name} {fraction:.1f} %" for name, fraction in measured.items())
             or "no video has one of its class in another group"
         )
         yield f"{start}same class among the 10 nearest videos of other groups: {text}"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
 from everest.system.signals import exit_on_signals
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares, refuse
+from everest_cli.options import argument, option, read_fractions, refuse
 from everest_cli.output import Display, print_result, say
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ExportOptions:
     def check(self) -> None:
         """Raise RecipeError for options that do not fit together, and for files that exist."""
         if self.keep is not None:
-            read_shares(str(self.keep))
+            read_fractions(str(self.keep))
         to, out, is_int8 = self.to, self.out, self.precision == "int8"
         refuse(
             {
@@ -78,7 +78,7 @@ def export(
     from everest.checkpoints.transformers import write_folder
     from everest.evaluation.card import model_card, read_evaluation
     from everest_workflows.project.result import read_project_result
-    from everest_workflows.project.verdict import make_card_lines
+    from everest_workflows.project.summary import make_card_lines
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
@@ -93,7 +93,7 @@ def export(
         else:
             time = None if result is None else result.clip_time
             limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
-            document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.report)
+            document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.emit)
     if options.calibrate is None:  # otherwise a note compares the outputs
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
@@ -110,7 +110,7 @@ def _export_onnx(
     evaluation: dict[str, Any] | None,
     tested: list[str],
     limit: str,
-    report: Report,
+    emit: Emit,
 ) -> dict[str, Any]:
     """Write an ONNX file and its card; returns the values of --json."""
     from everest.checkpoints.graph import make_graph
@@ -121,13 +121,13 @@ def _export_onnx(
     from everest.evaluation.card import model_card
 
     out, card_file = options.out, options.card_file
-    clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, report)
+    clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, emit)
     graph = make_graph(opened, keep=options.keep, precision=options.precision)
     recipe = find_recipe_beside(opened.file) if opened.weights.kind == "classifier" else None
-    metadata = write_onnx(out, graph, clips=clips, report=report)
+    metadata = write_onnx(out, graph, clips=clips, emit=emit)
     speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
     speed += f" (without reading and decoding{limit})"
-    report(notice(speed))
+    emit(notice(speed))
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
     if tested:
         tested = [*tested, *(f"- {note}" for note in metadata["notes"])]

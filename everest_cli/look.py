@@ -13,7 +13,7 @@ import typer
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares, refuse
+from everest_cli.options import argument, option, read_fractions, refuse
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
@@ -71,7 +71,7 @@ def plot(
 ) -> None:
     """Draw losses, validations and learning rates of runs; prints the figure's path.
 
-    A sweep has a line for each arm: the mean over its seeds, in a band from the lowest to the highest.
+    A sweep has a line for each variant: the mean over its seeds, in a band from the lowest to the highest.
 
     Example: everest plot runs/pretrain runs/other --x gmacs
     """
@@ -88,7 +88,7 @@ def plot(
 
 
 def doctor(as_json: bool = o.AS_JSON) -> None:
-    """Check packages, devices and decoding; prints problems, fixes and a verdict.
+    """Check packages, devices and decoding; prints problems, fixes and a summary.
 
     Example: everest doctor
     """
@@ -98,7 +98,7 @@ def doctor(as_json: bool = o.AS_JSON) -> None:
     healthy = all(result.state != "broken" for result in results)
     if as_json:
         findings = [asdict(result) for result in results]
-        print_json({"healthy": healthy, "verdict": summarize_results(results), "findings": findings})
+        print_json({"healthy": healthy, "summary": summarize_results(results), "findings": findings})
     else:
         widest = max(len(result.name) for result in results)
         for result in results:
@@ -117,7 +117,7 @@ def select_frames(
     keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
     frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
     stride: int | None = option("--stride N", "Candidates at most N frames apart [the whole video].", min=1),
-    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16, max=o.MOST_LENGTH),
+    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16, max=o.MAX_LENGTH),
     checkpoint: str | None = o.EMBEDDING,
     picture: Path | None = option("--picture DIR", "Folder for VIDEO-frames.png."),
     seed: int = o.SEED,
@@ -133,7 +133,7 @@ def select_frames(
     from everest.lists.inputs import find_videos, refuse_same_stems
     from everest.video.folders import video_name
 
-    read_shares(str(keep))
+    read_fractions(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     options = SelectionOptions(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
     selection_of = partial(select_video_frames, options=options, checkpoint=model)
@@ -166,11 +166,11 @@ def visualize_mask(
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
     compare: bool = option("--compare", "Draw the common strategies, too.", False),
     frames: int | None = option(
-        "--frames N", "Frames of a clip [16, or C's or R's].", min=2, max=o.MOST_LENGTH
+        "--frames N", "Frames of a clip [16, or C's or R's].", min=2, max=o.MAX_LENGTH
     ),
     stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
     size: int | None = option(
-        "--size N", "Shorter side in pixels [224, R's, or the model's].", min=16, max=o.MOST_LENGTH
+        "--size N", "Shorter side in pixels [224, R's, or the model's].", min=16, max=o.MAX_LENGTH
     ),
     out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
     seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
@@ -201,7 +201,7 @@ def visualize_mask(
         settings = MaskSettings.of_checkpoint(open_model(checkpoint))
     settings = settings.with_clip(frames=frames, stride=stride, side=size)
     name = strategy if strategy is None or ":" in strategy else strategy.replace("_", "-")
-    ratios = () if keep is None else read_shares(keep)
+    ratios = () if keep is None else read_fractions(keep)
     strategies = settings.list_strategies(name, ratios, compare=compare)
     paths = find_videos(videos)
     refuse_same_stems(paths)

@@ -19,7 +19,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from everest.errors import (
     LESS_MEMORY,
-    MOST_SHOWN_OF_PATH,
+    MAX_SHOWN_OF_PATH,
     EnvironmentProblem,
     OptionError,
     RecipeError,
@@ -48,7 +48,7 @@ from everest_cli.options import grouped, option
 from everest_cli.output import Quiet, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
-MOST_LINE_LENGTH = 1000  # maximum number of letters in a line of an error
+MAX_LINE_LENGTH = 1000  # maximum number of letters in a line of an error
 PYDANTIC_WORDS = {  # replacements for pydantic's words about an option
     "Value error, ": "",
     ", unable to parse string as an integer": "",
@@ -108,8 +108,8 @@ def shorten_lines(message: str) -> str:
     def short(text: str, most: int) -> str:
         return shorten(text, most=most) if len(text) > most else text
 
-    lines = [[short(word, MOST_SHOWN_OF_PATH) for word in line.split(" ")] for line in message.split("\n")]
-    return "\n".join(short(" ".join(words), MOST_LINE_LENGTH) for words in lines)
+    lines = [[short(word, MAX_SHOWN_OF_PATH) for word in line.split(" ")] for line in message.split("\n")]
+    return "\n".join(short(" ".join(words), MAX_LINE_LENGTH) for words in lines)
 
 
 def as_user_error(error: Exception) -> UserError | None:

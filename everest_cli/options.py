@@ -110,8 +110,8 @@ SUBJECT = option("--subject NAME", "Only the bouts of this subject, such as an a
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
 # Heuristic: far above useful values; torch and PyAV refuse larger numbers with obscure errors.
-MOST_CLIPS = 10**6  # maximum number of clips in a forward pass
-MOST_LENGTH = 2**16  # maximum number of frames of a clip, or of pixels of a side
+MAX_CLIPS = 10**6  # maximum number of clips in a forward pass
+MAX_LENGTH = 2**16  # maximum number of frames of a clip, or of pixels of a side
 
 ANY_VIDEOS = "custom"  # recipe for weights that have none; clips and model follow from the weights
 
@@ -121,10 +121,10 @@ CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
 WHICH = option("--which", "Weights of a run folder [best on data.val if present, else newest].")
 INIT = ("--init C", "Run folder, file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE to start from, or none.")
 CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
-KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
+KEEP = option("--keep SHARE", "Keep ratio: fraction of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
 VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
-BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1, max=MOST_CLIPS)
+BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1, max=MAX_CLIPS)
 
 # Devices.
 GPUS = option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.", "auto")
@@ -187,16 +187,20 @@ def is_on_cpu(gpus: str) -> bool:
     return False
 
 
-def read_shares(text: str) -> tuple[float, ...]:
+def read_fractions(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`."""
-    shares: tuple[float, ...] = ()
+    fractions: tuple[float, ...] = ()
     with suppress(ValueError):
-        shares = tuple(float(part) for part in text.split(","))
-    if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
+        fractions = tuple(float(part) for part in text.split(","))
+    if (
+        not fractions
+        or not all(0 < fraction <= 1 for fraction in fractions)
+        or len(set(fractions)) < len(fractions)
+    ):
         raise RecipeError(
             f"--keep {text}: give keep ratios above 0 and at most 1, each once, such as 0.5,0.25"
         )
-    return shares
+    return fractions
 
 
 def read_numbers(option: str, text: str, pattern: str, *, fix: str) -> list[int]:

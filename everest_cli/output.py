@@ -155,7 +155,7 @@ class Display:
             with _even_unread():
                 self._progress.stop()
 
-    def report(self, event: dict[str, Any]) -> None:
+    def emit(self, event: dict[str, Any]) -> None:
         """Show one event; loops call this method."""
         match event["event"]:
             case "step":

@@ -40,7 +40,7 @@ def predict(
     Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """
     from everest.inference.predictions import check_top, open_predictions
-    from everest.inference.videos import Passes
+    from everest.inference.videos import Batching
     from everest.lists.inputs import find_samples
 
     if as_json and kind not in (None, "json"):
@@ -54,8 +54,8 @@ def predict(
     by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
     options = {"top": top, "output": output, "overwrite": overwrite}
     display = Display()
-    passes = Passes(batch=model.batch, report=display.report)
-    with display, open_predictions(opened, samples, passes, **options) as rows:
+    batching = Batching(batch=model.batch, emit=display.emit)
+    with display, open_predictions(opened, samples, batching, **options) as rows:
         if rows is None:
             return
         text = TEXTS["json" if as_json else kind or by_suffix](rows)
@@ -140,15 +140,15 @@ def extract(
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
     from everest.inference.features import extract
-    from everest.inference.videos import Passes
+    from everest.inference.videos import Batching
     from everest.lists.inputs import find_samples
 
     opened = model.open(read_views(views or (None if window is None else "1x1")))
     samples = find_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs])
     with Display() as display:
-        passes = Passes(batch=model.batch, window=window, step=step, report=display.report)
-        skipped = extract(opened, samples, out, passes, level=features, overwrite=overwrite)
+        batching = Batching(batch=model.batch, window=window, step=step, emit=display.emit)
+        skipped = extract(opened, samples, out, batching, level=features, overwrite=overwrite)
     if skipped is not None:
         typer.echo(out)
     exit_if_failed(skipped)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from everest.lists.reading import SampleList
 
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
-MOST_BYTES: Final = 10**9  # maximum size of a shard's videos
+MAX_BYTES: Final = 10**9  # maximum size of a shard's videos
 CHECK_SECONDS: Final = 1800.0  # after which a video counts as bad
 ENCODE_SECONDS: Final = 3600.0
 PATHS_ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-MOST_PROBLEMS: Final = 20  # maximum number of problems of each kind that are printed
+MAX_PROBLEMS: Final = 20  # maximum number of problems of each kind that are printed
 
 
 def check(
@@ -70,7 +70,7 @@ def check(
             checked=checked,
             workers=num_cores(),
             timeout=CHECK_SECONDS,
-            report=display.report,
+            emit=display.emit,
             restart=overwrite,
         )
     bad = [(row["path"], row["reason"]) for row in document["bad"]]
@@ -155,7 +155,7 @@ def _print_check(document: dict[str, Any]) -> None:
         typer.echo(f"classes: {len(counts)}, with {fewest}{plural(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MOST_PROBLEMS)}")
+        typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MAX_PROBLEMS)}")
     for row in document["class_differences"]:
         typer.echo(f"warning: {difference_text(row)}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
@@ -168,9 +168,9 @@ def _print_check(document: dict[str, Any]) -> None:
         ]
     for title, lines in problems.items():
         if lines:
-            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:MOST_PROBLEMS]]))
-        if len(lines) > MOST_PROBLEMS:
-            typer.echo(f"  … {len(lines) - MOST_PROBLEMS} more; --json lists all")
+            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:MAX_PROBLEMS]]))
+        if len(lines) > MAX_PROBLEMS:
+            typer.echo(f"  … {len(lines) - MAX_PROBLEMS} more; --json lists all")
 
 
 def encode(
@@ -215,7 +215,7 @@ def encode(
             workers=num_cores(),
             timeout=ENCODE_SECONDS,
             overwrite=overwrite,
-            report=display.report,
+            emit=display.emit,
         )
     print_result(document, "\n".join(document["lists"] or [str(output)]), as_json=as_json)
     size = document["bytes"]
@@ -248,7 +248,7 @@ def shard(
         refuse_split_folders(videos.location)
     with Display() as display:
         document = write_shards(
-            videos, output, max_bytes=MOST_BYTES, max_count=count, overwrite=overwrite, report=display.report
+            videos, output, max_bytes=MAX_BYTES, max_count=count, overwrite=overwrite, emit=display.emit
         )
     hint(f"{document['videos']} videos, shards: {document['shards']}, {document['bytes'] / 1e6:.1f} MB")
     print_result(document, document["index"], as_json=as_json)
@@ -262,7 +262,7 @@ def tokens(
     ),
     data: str | None = o.DATA_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
-    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1, max=o.MOST_CLIPS),
+    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1, max=o.MAX_CLIPS),
     gpus: str = o.ONE_GPU,
     overwrite: bool = o.OVERWRITE,
     as_json: bool = o.AS_JSON,
@@ -289,7 +289,7 @@ def tokens(
             batch=batch,
             cpu=is_on_cpu(gpus),
             overwrite=overwrite,
-            report=display.report,
+            emit=display.emit,
         )
     clips, skipped = document["videos"] * document["variants"], len(document["bad"])
     hint(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {skipped} videos skipped")

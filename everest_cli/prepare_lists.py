@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from everest.lists.sample import Sample
     from everest_workflows.annotations.codings import BoutFilter
 
-MOST_HOURS: Final = 10_000_000  # more than 1000 years
-MOST_NAMES: Final = 20  # heuristic: maximum number of groups that a line names
+MAX_HOURS: Final = 10_000_000  # more than 1000 years
+MAX_NAMES: Final = 20  # heuristic: maximum number of groups that a line names
 
 
 def index(
@@ -50,13 +50,13 @@ def index(
     from everest.config.yaml import write_yaml
     from everest.prepare.archives import PRETRAIN_LIST, write_index, write_unlabeled
 
-    place = output or folder
+    out = output or folder
     if exclude:
         refuse({"--annotations: has no effect with --exclude; leave it out": annotations})
-        file = place if place.suffix == ".csv" else place / PRETRAIN_LIST
+        file = out if out.suffix == ".csv" else out / PRETRAIN_LIST
         document = write_unlabeled(folder, file, exclude=exclude, overwrite=overwrite)
     else:
-        document = write_index(folder, place, annotations=annotations, split=split, overwrite=overwrite)
+        document = write_index(folder, out, annotations=annotations, split=split, overwrite=overwrite)
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
     classes = f"; {plural(document['classes'], 'class')}" if document["classes"] else ""
     say(f"{document['layout']}: {lists}{classes}")
@@ -71,8 +71,8 @@ def index(
 
 def split(
     source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
-    shares: str | None = option(
-        "--shares A/B/C", "Shares of train, val, test, or of train, test [70/15/15]."
+    fractions: str | None = option(
+        "--shares A/B/C", "Fractions of train, val, test, or of train, test [70/15/15]."
     ),
     group: str | None = option(
         "--group folder|column:NAME|REGEX",
@@ -88,14 +88,14 @@ def split(
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Split a data set into train, val and test: equal shares of every class, groups kept together.
+    """Split a data set into train, val and test: equal fractions of every class, groups kept together.
 
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
     from everest.lists.writing import CLASSES_FILE
-    from everest.prepare.split import DEFAULT_SHARES, LabeledVideos, read_shares
+    from everest.prepare.split import DEFAULT_FRACTIONS, LabeledVideos, read_fractions
 
-    parts = DEFAULT_SHARES if shares is None else read_shares(shares)
+    parts = DEFAULT_FRACTIONS if fractions is None else read_fractions(fractions)
     root = find_root(source, data).absolute()
     videos = LabeledVideos.read(
         source, root=root, group=group, class_column=class_column, task=task, classes=classes
@@ -107,7 +107,7 @@ def split(
     say(*videos.notices)
     document = {
         "seed": seed,
-        "shares": {name: round(share, 5) for name, share in parts.items()},
+        "shares": {name: round(fraction, 5) for name, fraction in parts.items()},
         "lists": _print_lists(lists, videos.class_names),
         "written": [*written, *([str(folder / CLASSES_FILE)] if videos.class_names else [])],
         "task": videos.task,
@@ -134,7 +134,7 @@ def _print_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) ->
         if numbers:
             text += f", labels from {numbers['min']:g} to {numbers['max']:g}, mean {numbers['mean']:g}"
         if groups:
-            text += f" of {plural(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"
+            text += f" of {plural(len(groups), 'group')}: {first_names(groups, MAX_NAMES)}"
         say(text)
         if empty := sorted(
             names[index] if names else str(index) for index in every_class.keys() - counts.keys()
@@ -177,7 +177,7 @@ def windows(
     refuse(
         {
             "--hours and --count both limit the windows; use one of them": None not in (hours, count),
-            f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
+            f"--hours {hours}: must be at most {MAX_HOURS}": not (hours is None or hours <= MAX_HOURS),
             "--fps and --task need --labels": (fps or task) and not labels,
         }
     )
@@ -190,10 +190,10 @@ def windows(
     check_new_file(output, overwrite=overwrite)
     with Display() as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
-        read = read_bouts(labels, paths, display.report, whose=whose_bouts, fps=fps) if labels else None
+        read = read_bouts(labels, paths, display.emit, whose=whose_bouts, fps=fps) if labels else None
         bouts = None if read is None else read.bouts
         document = write_windows(
-            samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
+            samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, emit=display.emit
         )
     if read is not None:
         document["left_out"] = left_out_rows(read.left_out)

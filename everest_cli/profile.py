@@ -37,7 +37,7 @@ class ProfileOptions:
     compare: bool = option("--compare", "Compare EVEREST, VideoMAE, ST-MAE and VideoMAE V2.", False)
     measure: bool = option("--measure", "Time real steps on this device.", False)
     batch: int | None = option(
-        "--batch N", "Clips of a timed step; windows, for --latency.", min=1, max=o.MOST_CLIPS
+        "--batch N", "Clips of a timed step; windows, for --latency.", min=1, max=o.MAX_CLIPS
     )
     videos: int | None = option("--videos N", "Hours of a pre-training on N videos, by timed steps.", min=1)
     labeled: int | None = option("--labeled N", "Also the hours of fine-tuning on N videos.", min=1)
@@ -80,11 +80,11 @@ def profile(*, options: ProfileOptions, as_json: bool = o.AS_JSON) -> None:
     """
     options.check()
     if options.checkpoint is not None:  # time of a trained model
-        from everest.inference.videos import Passes
+        from everest.inference.videos import Batching
         from everest.profiling.latency import measure_latency
         from everest_workflows.recordings.speed import time_windows
 
-        windows = Passes(window=options.window, step=options.step, batch=options.batch or 1)
+        windows = Batching(window=options.window, step=options.step, batch=options.batch or 1)
         document = measure_latency(
             options.checkpoint,
             options.data,

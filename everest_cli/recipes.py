@@ -77,7 +77,7 @@ def suggest(
         measured=is_here and not (Quiet.is_on and hours is None and not as_json),
         overwrite=overwrite,
     )
-    suggestion, lines = suggest_for_folder(request, report=Display().report)
+    suggestion, lines = suggest_for_folder(request, emit=Display().emit)
     commands = _list_next_commands(request, has_test=bool(suggestion.section.get("test")))
     hint(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
@@ -120,7 +120,7 @@ def show(
     overrides: list[str] | None = o.OVERRIDES,
     resolved: bool = option("--resolved", "All settings, with base and defaults filled in.", False),
 ) -> None:
-    """Check a recipe or all arms of a sweep file; print it as written, or with all settings.
+    """Check a recipe or all variants of a sweep file; print it as written, or with all settings.
 
     --set changes the settings that --resolved prints. All problems are listed.
     """
@@ -131,10 +131,10 @@ def show(
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml
-        from everest_workflows.sweep.sweep_plan import resolve_arms
+        from everest_workflows.sweep.sweep_jobs import resolve_variants
 
-        arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None)
-        text = write_yaml({arm: recipe_values(recipe) for arm, recipe in arms.items()})
+        variants = resolve_variants(read_request(name, overrides=overrides or ()), data=None)
+        text = write_yaml({variant: recipe_values(recipe) for variant, recipe in variants.items()})
     else:
         from everest.config.recipe import dump_recipe, load_recipe
 

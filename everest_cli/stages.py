@@ -31,7 +31,7 @@ class TrainOptions(StageOptions):
 
     gpus: str = o.GPUS
     processes: int | None = o.PROCESSES
-    dry_run: bool = option("--dry-run", "Check, try two passes, estimate time and memory; no files.", False)
+    dry_run: bool = option("--dry-run", "Check, try two steps, estimate time and memory; no files.", False)
 
 
 def _train(
@@ -69,8 +69,8 @@ def _train(
         decoder=decoder,
     )
     with Display() as display:
-        trial = _print_trial if options.dry_run else None
-        run = run_stage(recipe, run_options, display.report, trial=trial)
+        dry_run = _print_dry_run if options.dry_run else None
+        run = run_stage(recipe, run_options, display.emit, dry_run=dry_run)
     if options.dry_run:
         return None
     if is_main():
@@ -91,7 +91,7 @@ def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
         logging.disable(logging.NOTSET)
 
 
-def _print_trial(stage: Stage) -> None:
+def _print_dry_run(stage: Stage) -> None:
     """Time forward and backward passes and print the estimates for the whole run."""
     from everest.profiling.timing import try_step
 
@@ -178,11 +178,11 @@ def train(
         raise RecipeError("VIDEOS: several folders or lists; list the clips in one table: path,class,group")
 
     from everest_workflows.project.result import ProjectResult
+    from everest_workflows.project.summary import class_table, list_answer, list_rest
     from everest_workflows.project.train import train as train_project
-    from everest_workflows.project.verdict import class_table, list_answer, list_rest
 
     with Display() as display:
-        result: dict[str, Any] = train_project(videos[0], **vars(options), report=display.report)
+        result: dict[str, Any] = train_project(videos[0], **vars(options), emit=display.emit)
     if as_json:
         named = {} if options.dry_run else {result["metric"]: result["value"]}
         print_json({**result, **named})
@@ -212,6 +212,6 @@ def demo(
     folder = output or Path("runs") / recipe
     run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
     with demo_folder(folder, overwrite=overwrite), Display() as display:
-        run(folder, report=display.report)
+        run(folder, emit=display.emit)
     typer.echo((folder / REPORT).read_text("utf-8"), nl=False)
     typer.echo(folder / REPORT)

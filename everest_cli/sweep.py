@@ -46,7 +46,7 @@ def sweep(
     recipe: str = argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file."),
     output: Path = option("--output -o DIR", "Folder of the sweep.", ...),
     over: list[str] | None = option("--over KEY=A,B,…", "Values to compare; repeat for all combinations."),
-    overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all arms; repeatable."),
+    overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all variants; repeatable."),
     seeds: str | None = option("--seeds N|A,B,…", "Number or list of seeds. [1]"),
     stages: str | None = option(
         "--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
@@ -55,13 +55,13 @@ def sweep(
     data: str | None = o.DATA_ROOT,
     jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),
     gpus: str = o.GPUS,
-    dry_run: bool = option("--dry-run", "Check all arms and list the jobs; write nothing.", False),
+    dry_run: bool = option("--dry-run", "Check all variants and list the jobs; write nothing.", False),
 ) -> None:
-    """Run variants (arms) of a recipe over several seeds; prints the folder.
+    """Run variants (variants) of a recipe over several seeds; prints the folder.
 
     Example: everest sweep small --over finetune.steps=300,600 --seeds 3 --data VIDEOS -o runs/steps
 
-    The same command resumes. `everest sweep report DIR` compares the arms.
+    The same command resumes. `everest sweep report DIR` compares the variants.
     """
     from everest_workflows.sweep.request import read_request
 
@@ -69,7 +69,7 @@ def sweep(
     request = read_request(recipe, **changes, seeds=seeds, stages=stages, init=init)
 
     from everest_workflows.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
-    from everest_workflows.sweep.sweep_plan import plan_sweep
+    from everest_workflows.sweep.sweep_jobs import plan_sweep
 
     plan = plan_sweep(request, data=data)
     check_folder(output)
@@ -81,7 +81,7 @@ def sweep(
     program = [*name_program(), *(word for module in modules for word in ("--import", module))]
     launcher = JobLauncher(program=program, devices=read_devices(gpus, None), parallel=jobs)
     with Display() as display:
-        results = run_sweep(plan, output, launcher, ignore_event if Quiet.is_on else display.report)
+        results = run_sweep(plan, output, launcher, ignore_event if Quiet.is_on else display.emit)
     typer.echo(output)
     say(*map(_format_failure, results["failures"]))
     if results["failures"]:
@@ -90,21 +90,21 @@ def sweep(
 
 
 def _format_failure(failure: dict[str, Any]) -> str:
-    return f"{', '.join(failure['arms'])}, seed {failure['seed']}: {failure['job']}, {failure['error']}"
+    return f"{', '.join(failure['variants'])}, seed {failure['seed']}: {failure['job']}, {failure['error']}"
 
 
 @app.command()
 def report(
     folder: Path = argument("DIR", "The folder of a sweep."),
     metrics: list[str] | None = option("--metric NAME", "Metric, such as macro_f1 or HEAD.top1; repeatable."),
-    against: str | None = option("--against ARM", "Arm to compare with. [the sweep's]"),
+    against: str | None = option("--against VARIANT", "Variant to compare with. [the sweep's]"),
     tuned: str | None = option(
-        "--tuned KEY", "Of the arms that differ only in this setting, report the best on data.val."
+        "--tuned KEY", "Of the variants that differ only in this setting, report the best on data.val."
     ),
     kind: TableFormat | None = option("--format", "Print only the table in this format. [terminal]"),
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Compare the arms of a sweep: means, 95 % intervals, differences by seed. Draws DIR/report.png and .pdf.
+    """Compare variants: means, 95 % intervals, differences by seed. Draws DIR/report.png and .pdf.
 
     Example: everest sweep report runs/steps
     """

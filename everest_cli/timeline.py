@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import typer
 
 from everest.errors import RecipeError, UserError, first_names
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.files import refuse_inputs, write_text
 from everest.system.processes import is_main
 from everest.system.text import json_text
@@ -126,7 +126,7 @@ def timeline(
     if len(videos) == 1 and videos[0].suffix == SAVED_SUFFIX:
         source = _read_timelines(videos[0], windows, files, model)
     else:
-        source = _predict_timelines(videos, windows, files, model, display.report)
+        source = _predict_timelines(videos, windows, files, model, display.emit)
     threshold = rules.threshold
     if alarms.normal is None and alarms.hold is not None:
         raise RecipeError("--hold: needs --normal CLASS")
@@ -143,21 +143,21 @@ def timeline(
         # Read before anything is computed.
         labeled, observers = None, {}
         if truth is not None:
-            labeled, observers = read_truth(truth, source.names, source.classes, people, display.report)
+            labeled, observers = read_truth(truth, source.names, source.classes, people, display.emit)
         for text in source.errors:
-            display.report(notice(text))
+            display.emit(notice(text))
         with source.timelines as timelines:
             if timelines is None:
                 return
             timelines = replace(timelines, rules=bout_rules, model=model.checkpoint or timelines.model)
             timelines = replace(timelines, subject=source.subject or timelines.subject)
             for text in timelines.notices:
-                display.report(notice(text))
+                display.emit(notice(text))
             if source.save is not None and timelines.extents:
                 timelines.save(source.save)
             found = alarms.find(timelines, threshold)
             results = _write_results(
-                timelines, found, labeled, observers, files.plot, kind, outputs, as_json, display.report
+                timelines, found, labeled, observers, files.plot, kind, outputs, as_json, display.emit
             )
     rows, scores, text, written = results
     if as_json:
@@ -184,7 +184,7 @@ def _write_results(
     kind: str | None,
     outputs: Mapping[Path, Sequence[str]],
     as_json: bool,
-    report: Report,
+    emit: Emit,
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str, list[Path]]:
     """Score and draw timelines, and write the files of --output.
 
@@ -197,7 +197,7 @@ def _write_results(
     bouts = timelines.bouts()
     scores = None
     if labeled is not None:
-        scores = score_timelines(timelines, bouts, labeled, report=report)
+        scores = score_timelines(timelines, bouts, labeled, emit=emit)
         scores["agreement"] = compare_with_observers(timelines, bouts, observers)
     if plot is not None and timelines.extents:
         from everest_workflows.recordings.timeline_figure import draw_timelines
@@ -222,9 +222,9 @@ def list_end_lines(
     """Yield the names of the saved file and the figure, and the command that draws windows to check.
 
     Args:
-        group: the --group of training; windows are drawn in each group.
+        group: the --group of training; windows are sampled in each group.
     """
-    from everest_workflows.recordings.footage import choose_first_draw
+    from everest_workflows.recordings.footage import choose_first_sample
 
     if save is not None:
         rules = timelines.rules.options()
@@ -234,7 +234,7 @@ def list_end_lines(
     heads = timelines.classes.heads
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
         options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
-        number, seconds = choose_first_draw(timelines.extents)
+        number, seconds = choose_first_sample(timelines.extents)
         try:
             num_groups = len(group_recordings(group, timelines.extents)) if group else 1
             if group and num_groups > 1:
@@ -301,11 +301,11 @@ def _predict_timelines(
     windows: WindowOptions,
     files: TimelineFiles,
     model: TimelineModel,
-    report: Report,
+    emit: Emit,
 ) -> TimelineSource:
     """Prepare timelines that a model will compute."""
     from everest.checkpoints.load import find_run_weights
-    from everest.inference.videos import Passes
+    from everest.inference.videos import Batching
     from everest.lists.inputs import find_samples
     from everest.lists.sources import seen_in
     from everest_workflows.annotations.codings import NO_SUBJECT
@@ -320,13 +320,13 @@ def _predict_timelines(
     samples = find_samples(videos, root=model.data)
     if known := seen_in(opened.recipe.data, "train", samples):
         names = first_names([Path(sample.path).name for sample in known])
-        report(warning(f"the model learned from {names}: scores there are too good to publish"))
+        emit(warning(f"the model learned from {names}: scores there are too good to publish"))
     inputs = [*find_run_weights(opened.file), *(sample.video for sample in samples)]
-    passes = Passes(batch=model.batch, window=windows.window, step=windows.step, report=report)
+    batching = Batching(batch=model.batch, window=windows.window, step=windows.step, emit=emit)
     others = [*filter(None, [files.output, files.plot])]
     options = {"output": save, "other_files": others, "overwrite": files.overwrite}
     subject = read_trained_group(opened.file, "subject") or ""
-    job = timeline_job(opened, samples, passes, **options)
+    job = timeline_job(opened, samples, batching, **options)
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
     return TimelineSource(

@@ -23,7 +23,7 @@ LIST_NOTES = (
     "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
     "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
-MOST_NAMES: Final = 20  # maximum number of class names that a report lists
+MAX_NAMES: Final = 20  # maximum number of class names that a report lists
 FATES: Final = {
     "missing": "not in the file, starting fresh",
     "unexpected": "left out, not part of the model",
@@ -202,7 +202,7 @@ def _list_lines(document: dict[str, Any]) -> Iterator[str]:
         elif name in FATES:
             yield f"{FATES[name]}: {len(value)} ({', '.join(group_names(value))})"
         elif name == "classes":
-            yield f"classes: {first_names(value, MOST_NAMES)}"
+            yield f"classes: {first_names(value, MAX_NAMES)}"
         elif name == "origin":
             files = []
             while value:  # the file, the weights it started from, and so on

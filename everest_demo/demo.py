@@ -12,7 +12,7 @@ from everest.figures.masks import apply_strategies
 from everest.figures.rows import draw_rows, make_figure_rows
 from everest.models.mae import MaskedAutoencoder
 from everest.system.compute import one_thread
-from everest.system.events import Report
+from everest.system.events import Emit
 from everest_demo.motions import CLASSES, DEMO_SET
 from everest_demo.steps import PICTURE, RUNS, DemoSteps
 
@@ -27,12 +27,12 @@ class DemoResult:
 
 
 @one_thread()
-def run_demo(folder: Path, *, report: Report) -> DemoResult:
+def run_demo(folder: Path, *, emit: Emit) -> DemoResult:
     """Render the set, run every stage with the `demo` recipe, write the report.
 
     `folder` then holds the videos, a run folder per stage, `report.md` and its image.
     """
-    steps = DemoSteps(folder=folder, report=report)
+    steps = DemoSteps(folder=folder, emit=emit)
     steps.render(DEMO_SET)
     recipe = steps.recipe("demo")
     pretraining, pretrained, from_scratch = RUNS
@@ -50,7 +50,7 @@ def run_demo(folder: Path, *, report: Report) -> DemoResult:
         clip.frames[0], [(strategy.strategy, strategy)], embed=model.embedding, model=model, seed=0
     )
     title = "predicted tokens are orange, omitted tokens gray"
-    draw_rows(folder / PICTURE, make_figure_rows(masks), slices=masks[0].grid.t, title=title)
+    draw_rows(folder / PICTURE, make_figure_rows(masks), num_time_indices=masks[0].grid.t, title=title)
     steps.write_report(_text(recipe, result))
     return result
 

@@ -66,9 +66,9 @@ def _progress(classes: NDArray[np.int64], rng: np.random.Generator, num_frames: 
     done = {event: np.zeros((n, num_frames)) for event in EVENTS}
     for turn, (low, high) in enumerate(_BEGINS):
         progress = np.clip((moments - rng.integers(low, high, (n, 1))) / _DURATION, 0, 1)
-        for event, shares in done.items():
+        for event, fractions in done.items():
             has_event = np.array([ORDERS[c][turn] == event for c in classes])
-            shares[has_event] = progress[has_event]
+            fractions[has_event] = progress[has_event]
     return done
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from everest.config.settings import Recipe
 from everest.system.compute import one_thread
-from everest.system.events import Report
+from everest.system.events import Emit
 from everest_demo.event_pairs import CLASSES, NUM_FRAMES, event_set
 from everest_demo.steps import LVMAE_RUNS, DemoSteps
 
@@ -29,13 +29,13 @@ class LvmaeResult:
 
 
 @one_thread()
-def run_lvmae_demo(folder: Path, *, report: Report) -> LvmaeResult:
+def run_lvmae_demo(folder: Path, *, emit: Emit) -> LvmaeResult:
     """Render the set, run both stages and the fine-tunings with the `lvmae-demo` recipe, write the report.
 
     The model of short clips starts from the same pre-trained encoder and is evaluated on enough clips to
     cover the video: it sees both events, but not their order.
     """
-    steps = DemoSteps(folder=folder, report=report)
+    steps = DemoSteps(folder=folder, emit=emit)
     steps.render(event_set())
     recipe = steps.recipe("lvmae-demo")
     tokenizing, tokens, pretraining, long, long_from_scratch, short = LVMAE_RUNS
@@ -94,5 +94,5 @@ the two. A clip of {SHORT} frames contains one of them at most.
 Recipe: `everest recipes show lvmae-demo`; seed {recipe.train.seed}. One seed is not enough to compare small
 differences. The tokens that the tokenizer keeps, and the clips that it rebuilds from them:
 
-![frames, kept tokens, rebuilt frames, scores](tokenizer/report.png)
+![frames, kept tokens, reconstructed frames, scores](tokenizer/report.png)
 """

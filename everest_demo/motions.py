@@ -66,8 +66,8 @@ def paths_of(classes: NDArray[np.int64], rng: np.random.Generator) -> Paths:
     """The paths of n shapes in NUM_FRAMES frames."""
     motions = [MOTIONS[CLASSES[c]] for c in classes]
     n, frame = len(motions), np.arange(NUM_FRAMES)
-    drawn = rng.integers(0, 8, n)
-    heading = np.array([d if m.heading is None else m.heading for m, d in zip(motions, drawn, strict=True)])
+    sampled = rng.integers(0, 8, n)
+    heading = np.array([d if m.heading is None else m.heading for m, d in zip(motions, sampled, strict=True)])
     angle = heading * (np.pi / 4) + rng.uniform(-_HEADING_JITTER, _HEADING_JITTER, n)
     halves = np.array([m.speed for m in motions])  # (n, 2)
     speed = rng.uniform(*_SPEED, (n, 1)) * halves[:, 2 * frame // NUM_FRAMES]  # (n, F)

@@ -90,7 +90,7 @@ def _texture(n: int, num_frames: int, rng: np.random.Generator) -> Floats:
 
 
 def _coverage(paths: Paths, rng: np.random.Generator) -> Floats:
-    """Return the share of each pixel that a shape covers: (n, F, H, W) in [0, 1]."""
+    """Return the fraction of each pixel that a shape covers: (n, F, H, W) in [0, 1]."""
     n = len(paths.radius)
     stretch = np.exp(rng.uniform(*_STRETCH, (n, 1)))
     roundness = _per_pixel(rng.choice(_ROUNDNESS, (n, 1)))

@@ -17,7 +17,7 @@ from everest.errors import RecipeError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.stages import run_stage
 from everest.system.accelerator import make_accelerator, make_runtime
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
 from everest.system.signals import Stopped
@@ -73,7 +73,7 @@ class DemoSteps:
     """The parts of a demo, all on the CPU. Each training writes a run folder of its name to `folder`."""
 
     folder: Path
-    report: Report
+    emit: Emit
     seconds: dict[str, float] = field(default_factory=dict)  # of each part, in their order
 
     def render(self, videos: RenderedSet) -> None:
@@ -96,7 +96,7 @@ class DemoSteps:
         assert recipe.pretrain.cache is not None
         folder = Path(recipe.pretrain.cache)
         with self._timed(f"preparing tokens ({folder.name})"):
-            write_tokens(recipe, folder, variants=variants, cpu=True, report=self.report)
+            write_tokens(recipe, folder, variants=variants, cpu=True, emit=self.emit)
 
     def pretrain(self, name: str, recipe: Recipe, *, init: Path | None = None) -> Path:
         """Pre-train an encoder, from `init` or from new weights; returns the weights."""
@@ -111,7 +111,7 @@ class DemoSteps:
             train = recipe.train
             runtime = make_runtime(make_accelerator(train.precision, cpu=True))
             files = EvaluationFiles()
-            return evaluate(recipe, weights, runtime, report=self.report, files=files)["top1"]
+            return evaluate(recipe, weights, runtime, emit=self.emit, files=files)["top1"]
 
     def write_report(self, text: str) -> None:
         """Write `report.md`: the text, and the seconds of all parts."""
@@ -127,11 +127,11 @@ class DemoSteps:
             cpu=True,
             init=init,
         )
-        return run_stage(recipe, options, self.report).weights
+        return run_stage(recipe, options, self.emit).weights
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
-        self.report(notice(f"demo: {part}"))
+        self.emit(notice(f"demo: {part}"))
         began = time.monotonic()
         try:
             yield

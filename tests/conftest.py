@@ -60,7 +60,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Path]:
-    """Finds a file of numbers that the released programs computed; the small ones are in the repository."""
+    """Finds a file of numbers that the official code computed; the small ones are in the repository."""
 
     def find(name: str) -> Path:
         kept = HERE / "golden" / name

@@ -16,7 +16,7 @@ from steps import Case, clips_for, gflop, our_pass, without_numbers
 
 from everest_cli.output import print_table
 from everest_workflows.project.result import MeasuredTest
-from everest_workflows.project.verdict import class_table, describe_answer
+from everest_workflows.project.summary import class_table, describe_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 

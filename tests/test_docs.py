@@ -108,7 +108,7 @@ def videos(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
-    """A folder to work in, also with imitations of data sets and what a released program saved."""
+    """A folder to work in, also with imitations of data sets and what the official code saved."""
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4")
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
@@ -121,7 +121,7 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
     shutil.copy(image_file, tmp_path / "timm" / "model.safetensors")
     cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k", tmp_path / "timm")
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
-    monkeypatch.setattr(suggestion, "FEWEST_PAPER_VIDEOS", 4)  # docs/large.md
+    monkeypatch.setattr(suggestion, "MIN_PAPER_VIDEOS", 4)  # docs/large.md
     for name, folder in DATA_SETS.items():
         ARCHIVES[name](tmp_path / folder)
     for number, name in enumerate(["run", "walk", "run", "walk"]):
@@ -185,8 +185,8 @@ def run(arguments: list[str]) -> None:
         return
     called(*arguments)
     if arguments[:1] == ["budget"] and "--draw" in arguments:  # a person looks at the windows
-        drawn = Path(arguments[arguments.index("--output") + 1])
-        drawn.write_text(drawn.read_text().replace("to check", "checked"))
+        sampled = Path(arguments[arguments.index("--output") + 1])
+        sampled.write_text(sampled.read_text().replace("to check", "checked"))
 
 
 def rows_of_the_paper() -> list[str]:

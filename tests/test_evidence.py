@@ -30,19 +30,19 @@ def test_the_text_between_the_tables_has_no_numbers_of_its_own():
     assert re.findall(r"\d+", text) == []
 
 
-def test_every_claim_is_about_arms_of_its_part():
+def test_every_claim_is_about_variants_of_its_part():
     of_clips = [claim.of_set(name) for claim in CLIPS_CLAIMS for name in LABELED if name in CLIPS[claim.part]]
     for claim in (*CLAIMS, *of_clips):
-        for arm in claim.arms:
+        for variant in claim.variants:
             if claim.part in CLIPS:
-                arm, _, name = arm.rpartition(", ")
+                variant, _, name = variant.rpartition(", ")
                 assert name in CLIPS[claim.part]
-            assert arm in sweep_of(claim.part)["arms"], claim
+            assert variant in sweep_of(claim.part)["variants"], claim
 
 
 def test_a_claim_is_seen_if_the_whole_interval_supports_it():
     unknown, opposite = "not resolvable at this size", "the opposite is seen"
-    for better, low, high, verdict in (
+    for better, low, high, summary in (
         (True, 0.1, 2.0, "seen"),
         (True, 0.0, 2.0, unknown),
         (True, -2.0, -0.1, opposite),
@@ -50,15 +50,15 @@ def test_a_claim_is_seen_if_the_whole_interval_supports_it():
         (False, -3.1, 9.0, unknown),
         (False, -9.0, -3.1, opposite),
     ):
-        claim = Claim(part="methods", arms=("a", "b"), text="", origin="", better=better)
-        assert claim.verdict(low, high) == verdict
+        claim = Claim(part="methods", variants=("a", "b"), text="", origin="", better=better)
+        assert claim.summary(low, high) == summary
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_arm_has_a_valid_recipe(part: str):
+def test_every_variant_has_a_valid_recipe(part: str):
     sweep = sweep_of(part)
-    arms = of_every_set(sweep["arms"], tuple(CLIPS[part])) if part in CLIPS else sweep["arms"]
-    for settings in arms.values():
+    variants = of_every_set(sweep["variants"], tuple(CLIPS[part])) if part in CLIPS else sweep["variants"]
+    for settings in variants.values():
         overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items() if key != "stages"]
         load_recipe(str(FILES / sweep["recipe"]), overrides=overrides)
 
@@ -91,7 +91,7 @@ def test_the_findings_have_the_intervals_of_the_tables():
     known = {(float(low), float(high)) for low, high in tables}
     mouse = json.loads((ROOT / "benchmarks" / "results" / "mouse.json").read_text())
     known |= {tuple(row["interval"]) for row in mouse["folds"]["suggestion_minus"].values()}
-    known |= {(-high, -low) for low, high in known}  # of the other arm
+    known |= {(-high, -low) for low, high in known}  # of the other variant
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("evidence.md", "start/choosing.md"))
     findings = re.findall(r"\(([+-]?\d+\.\d) to ([+-]?\d+\.\d)\)", pages)
     assert len(findings) >= 20

@@ -88,7 +88,7 @@ def test_weights_without_a_recipe_know_their_stride(classifier_run, clip_files, 
     assert (model.clip.frames, model.clip.stride, model.clip.size) == (4, 2, (32, 32))
     assert not caplog.text
     shown = called("predict", clip_files / "clip0.mp4", "-c", file, "--json", "--gpus", "cpu")
-    assert "drawn as in recipe ucf101, at stride 2; as in training" in shown.stderr
+    assert "sampled as in recipe ucf101, at stride 2; as in training" in shown.stderr
     assert everest.predict(model, clip_files / "clip0.mp4") == json.loads(shown.stdout)
 
 
@@ -208,7 +208,7 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
 def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
     events = []
     seed = {"overrides": ["train.seed=3"]}
-    encoder = everest.pretrain(recipe, output=tmp_path / "encoder", **seed, cpu=True, report=events.append)
+    encoder = everest.pretrain(recipe, output=tmp_path / "encoder", **seed, cpu=True, emit=events.append)
     assert encoder == tmp_path / "encoder"
     assert {event["event"] for event in events} == {"heading", "step", "warning"}
     options = ["-r", recipe, "--set", "train.seed=3", "--gpus", "cpu", "-q"]

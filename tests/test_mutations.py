@@ -1,6 +1,6 @@
 """Would the tests notice? Each change of one quirk, count or order must make a test of parity fail.
 
-The package is copied, one place of it changed, and the tests are run against the copy.
+The package is copied, one position of it changed, and the tests are run against the copy.
 """
 
 import json
@@ -26,7 +26,7 @@ tests/everest/methods/test_tokens.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
 tests/everest/test_parity.py::test_everest_pretraining_equals_the_released_program
   everest/methods/importance.py
-    first slice zero: if first_slice == "copy" else => if first_slice != "copy" else
+    first time index zero: if first_slice == "copy" else => if first_slice != "copy" else
   everest/methods/selection.py
     order ascending: self.order == "descending" => self.order != "descending"
     one token more: num_kept(grid.num_tokens, self.keep => 1 + num_kept(grid.num_tokens, self.keep
@@ -41,7 +41,7 @@ tests/everest/test_parity.py::test_everest_pretraining_equals_the_released_progr
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)
 tests/everest/test_parity.py::test_st_mae_targets_give_the_same_loss
   everest/methods/targets.py
-    st-mae's last frame: slice_ids * (t - 1) // max(slices - 1, 1) => slice_ids * 0
+    st-mae's last frame: time_indices * (t - 1) // max(num_time_indices - 1, 1) => time_indices * 0
 tests/everest/test_parity.py::test_position_table_equals_the_released_sinusoid
   everest/models/positions.py
     positions from one: torch.arange(grid.num_tokens, => 1 + torch.arange(grid.num_tokens,
@@ -49,12 +49,12 @@ tests/everest/test_parity.py::test_classification_equals_the_released_programs
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
 tests/everest/test_parity.py::test_learning_rates_equal_the_released_schedule
-  everest/engine/stage_plan.py
+  everest/engine/schedule.py
     peak once: max(warmup - 1, 1) => warmup
 tests/everest/methods/test_selection.py
   everest/methods/strategies.py
-    tube counts visible: grid.per_slice - num_kept(grid.per_slice, => num_kept(grid.per_slice, 1 -
-    cells stand still: column - move * turn - phase => column - phase
+    tube counts visible: grid.num_positions - num_kept(grid.num_positions, => num_kept(grid.num_positions, 1 -
+    cells stand still: column - move * time_index - phase => column - phase
 tests/everest/engine/test_plan.py
   everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"

@@ -157,10 +157,10 @@ def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
             awaits_key = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
         if awaits_key:
             start = packet.stream.start_time or 0
-            place = (
+            where = (
                 "" if packet.pts is None else f" at {float((packet.pts - start) * packet.time_base):.1f} s"
             )
-            print(f"{source}: damaged{place}; left out up to the next keyframe", file=sys.stderr)
+            print(f"{source}: damaged{where}; left out up to the next keyframe", file=sys.stderr)
         yield from (frame for frame in frames if not frame.is_corrupt)
 
 
@@ -194,10 +194,10 @@ def crop(image: np.ndarray, clip: dict) -> np.ndarray:
         length = image.shape[axis]
         resized = max(int(length * scale + 1e-6), size)
         start = round((resized - size) / 2)
-        place = (np.arange(start, start + size) + 0.5) * length / resized - 0.5  # in the frame as decoded
-        place = place.clip(0, length - 1)
-        low = place.astype(int)
-        part = (place - low).reshape(-1, *[1] * (2 - axis))
+        position = (np.arange(start, start + size) + 0.5) * length / resized - 0.5  # in the frame as decoded
+        position = position.clip(0, length - 1)
+        low = position.astype(int)
+        part = (position - low).reshape(-1, *[1] * (2 - axis))
         image = image.take(low, axis) * (1 - part) + image.take(np.minimum(low + 1, length - 1), axis) * part
     return np.rint(image).astype(np.uint8)
 
@@ -248,15 +248,17 @@ class Judge:
         self.shows_best = not self.is_multi_label and self.normal is None and options.threshold is None
         self.faults = 0  # windows in a row
 
-    def present(self, shares: np.ndarray) -> list[str]:
+    def present(self, fractions: np.ndarray) -> list[str]:
         """The classes of a window, the most probable first."""
-        order = [self.names[index] for index in np.argsort(-shares)]
+        order = [self.names[index] for index in np.argsort(-fractions)]
         if self.shows_best:
             return order[:1]
         if self.is_multi_label or self.normal is None:
-            reached = {name for name, yes in zip(self.names, shares >= self.thresholds, strict=True) if yes}
+            reached = {
+                name for name, yes in zip(self.names, fractions >= self.thresholds, strict=True) if yes
+            }
             return [name for name in order if name in reached]
-        if 1 - shares[self.names.index(self.normal)] < self.thresholds:
+        if 1 - fractions[self.names.index(self.normal)] < self.thresholds:
             return [self.normal]
         return [name for name in order if name != self.normal][:1]
 
@@ -282,9 +284,9 @@ def classify(
         logits = session.run(None, {"frames": frames})[0][0]
         ended = time.process_time()
         costs.append((1000 * (read - began), 1000 * (ended - read)))
-        shares = probabilities(logits, about["heads"][0]["task"])
-        found = {judge.names[index]: round(float(shares[index]), 6) for index in np.argsort(-shares)}
-        present = judge.present(shares)
+        fractions = probabilities(logits, about["heads"][0]["task"])
+        found = {judge.names[index]: round(float(fractions[index]), 6) for index in np.argsort(-fractions)}
+        present = judge.present(fractions)
         alarm = judge.alarm(present)
         if options.json:
             if isinstance(start, float):

@@ -28,7 +28,7 @@ class Border(strategies.Strategy):
     ) -> TokenSelection:
         tokens, num_kept = grid.num_tokens, strategies.num_kept
         ids = torch.arange(tokens, device=noise.device)
-        row, column = ids % grid.per_slice // grid.w, ids % grid.w
+        row, column = ids % grid.num_positions // grid.w, ids % grid.w
         distance = torch.stack([row, grid.h - 1 - row, column, grid.w - 1 - column]).amin(dim=0)
         kept, _ = distance.argsort(stable=True)[: num_kept(tokens, self.keep_ratio)].sort()
         return strategies.split(kept.expand(len(noise), -1), noise, num_kept(tokens, self.visible_ratio))
@@ -42,7 +42,7 @@ def main() -> float:
     clips = torch.randint(0, 256, (2, 3, 4, 64, 64), dtype=torch.uint8)  # (B, C, T, H, W), in place of videos
     out = model(everest.normalize(clips))
     out.loss.backward()
-    visible, target = out.selection.visible, out.selection.target
+    visible, target = out.selection.visible, out.selection.predicted
     print(
         f"{visible.size(1)} visible and {target.size(1)} predicted of {model.encoder.grid.num_tokens} tokens"
     )

@@ -26,7 +26,7 @@ def explanation(settings: type, key: str, annotation: str, places: list[str]) ->
 
     Args:
         annotation: the source of the type of the key.
-        places: of the settings in a recipe, such as pretrain.selection and finetune.selection.
+        positions: of the settings in a recipe, such as pretrain.selection and finetune.selection.
     """
     keys = [f"{place}.{key}".lstrip(".") for place in places]
     keys += [name.replace("finetune.", "pretrain.") for name in keys]  # which states what both stages have

@@ -50,7 +50,7 @@ from everest.video.reader import video_info
 FALLBACK_RECIPE: Final = "ucf101"  # gives the views, and the stride if weights without a recipe state none
 # These keys are set even at their default, because a base recipe may set them; None: the backbone's value.
 ALWAYS_SET: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions", "input")
-MOST_TIMED: Final = 20  # default: maximum number of videos whose length is measured
+MAX_TIMED: Final = 20  # default: maximum number of videos whose length is measured
 DECODER_SETTINGS: Final = ("decoder_depth", "decoder_width", "decoder_heads")
 
 
@@ -117,7 +117,7 @@ def measure_training_seconds(opened: LoadedModel) -> float | None:
         samples = read_source(data, "train", labeled=False, skip_missing=True).samples
         seconds = [  # images have no rate: 0 seconds
             frame_span(sample)[1] / (video_info(sample.video).fps or inf)
-            for sample in choose_evenly(samples, MOST_TIMED)
+            for sample in choose_evenly(samples, MAX_TIMED)
         ]
     except UserError:  # such as videos that have moved
         return None
@@ -135,7 +135,7 @@ def describe_weights(file: Path, weights: Weights) -> dict[str, Any]:
         "family": "timm" if is_timm else "everest",
         "title": "image model of timm" if is_timm else "written by everest",
         "kind": weights.kind,
-        "frames": spec.frames if is_model else spec.window,
+        "frames": spec.frames if is_model else spec.chunk,
         **(weights.clip or {"stride": None, "sampling": None}),
         "size": list(spec.size),
         "channels": spec.channels if is_model else 3,
@@ -188,7 +188,7 @@ def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
             f"{spec.size[0]} x {spec.size[1]} pixels; change it with --views or --recipe"
         )
     else:
-        text = f"no {RECIPE_FILE} next to it, so clips are drawn as in recipe {FALLBACK_RECIPE}, at stride "
+        text = f"no {RECIPE_FILE} next to it, so clips are sampled as in recipe {FALLBACK_RECIPE}, at stride "
         text += f"{finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
     if notify is not None:
         notify(f"{file}: {text}")
@@ -254,8 +254,8 @@ class WeightSettings:
 def read_weight_settings(checkpoint: str, *, on_cpu: bool | None = None) -> WeightSettings:
     """Read weights, and derive the clips and the encoder of a recipe from them.
 
-    For image weights, each frame of the video is a time slice; frames that are larger than
-    `everest.checkpoints.load.MOST_SIDE` are made smaller.
+    For image weights, each frame of the video is a time index; frames that are larger than
+    `everest.checkpoints.load.MAX_SIDE` are made smaller.
 
     Args:
         on_cpu: whether the model will run on a CPU; None: if this machine has no GPU.

@@ -90,7 +90,8 @@ class FrozenEncoder:
     It is not part of the model's weights, nor copied with them.
 
     Frames are resized so that the encoder's patches give the model's token grid. If the encoder was trained
-    on shorter clips, such as single images, clips are divided into windows of that many slices, if possible.
+    on shorter clips, such as single images, clips are divided into windows of that many time indices, if
+    possible.
 
     Args:
         pixels: the pixel statistics of the model's clips.

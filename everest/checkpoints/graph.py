@@ -96,7 +96,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
-        keep: the share of tokens that a classifier or an encoder encodes; None: as in training.
+        keep: the fraction of tokens that a classifier or an encoder encodes; None: as in training.
         precision: see `Graph`.
     """
     spec, model = opened.spec, opened.model
@@ -150,7 +150,8 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
 
     The strength of the noise varies by token. With uniform noise all tokens would be equally important up to
     rounding errors, which differ between libraries. Half of the positions, drawn for each clip, are still:
-    they repeat the first slice. Their tokens are equally important, so the first in token order must be kept.
+    they repeat the first time index. Their tokens are equally important, so the first in token order must be
+    kept.
     """
     generator = torch.Generator().manual_seed(batch)
     grid = max(spec.encoded, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
@@ -158,7 +159,9 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
     noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
     pixels = (256 * strength * noise).to(torch.uint8)
-    positions = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
+    positions = (
+        torch.rand(batch, grid.num_positions, generator=generator).argsort(dim=1) < grid.num_positions // 2
+    )
     is_still = F.interpolate(positions.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
     repeated = pixels[:, :, : spec.frames // grid.t].repeat(1, 1, grid.t, 1, 1)
     return torch.where(is_still.unsqueeze(2), repeated, pixels)

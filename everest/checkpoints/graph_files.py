@@ -22,19 +22,19 @@ from everest.errors import CheckpointError, EnvironmentProblem, RecipeError
 from everest.models.classifier import outputs_of
 from everest.models.clip_spec import ClipSpec
 from everest.system.compute import time_passes
-from everest.system.events import Report, heading, ignore_event, notice
+from everest.system.events import Emit, heading, ignore_event, notice
 from everest.system.files import atomic_file
 from everest.system.text import plural
 
 TOLERANCE: Final = 1e-4  # heuristic: maximum float32 difference of outputs; above it no file is written
-ROUNDING: Final = 1e-6  # heuristic: tolerance as a share of the largest output, if above TOLERANCE
-MOST_PRECISION_LOSS: Final = 0.5  # heuristic: share of the outputs' std; above it the file is of no use
-BARELY_FASTER: Final = 0.9  # heuristic: the share of fp32's time that makes int8 worth a change
+ROUNDING: Final = 1e-6  # heuristic: tolerance as a fraction of the largest output, if above TOLERANCE
+MAX_PRECISION_LOSS: Final = 0.5  # heuristic: fraction of the outputs' std; above it the file is of no use
+BARELY_FASTER: Final = 0.9  # heuristic: the fraction of fp32's time that makes int8 worth a change
 COMPARED_BATCHES: Final = (1, 3)  # differ from the traced size, to detect a fixed batch size
 TRACED_BATCH: Final = 2
 IR_VERSION: Final = 9  # with opset 20: onnxruntime 1.17 and later; torch writes 10, which needs 1.18
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
-MOST_GIGABYTES: Final = 2.13  # maximum for weights: protobuf ends at 2**31 bytes; the rest is for the graph
+MAX_GIGABYTES: Final = 2.13  # maximum for weights: protobuf ends at 2**31 bytes; the rest is for the graph
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # maps normalized clips to the outputs of a file
 
@@ -43,13 +43,13 @@ class Difference(NamedTuple):
     """The difference between the outputs of a written file and of its model."""
 
     largest: float  # maximum over logits or features; numbers in units of their std
-    relative: float  # RMS error as a share of the outputs' std over the clips, for the worst head
+    relative: float  # RMS error as a fraction of the outputs' std over the clips, for the worst head
     num_changed: int | None  # clips whose class changes; None: outputs are not classes
     probability: float | None  # the largest change of a probability; None: outputs are not probabilities
 
 
 def write_onnx(
-    path: Path, graph: Graph, *, clips: Int8Clips | None = None, report: Report = ignore_event
+    path: Path, graph: Graph, *, clips: Int8Clips | None = None, emit: Emit = ignore_event
 ) -> dict[str, Any]:
     """Write an .onnx file and return its facts for `everest export --json`.
 
@@ -60,9 +60,9 @@ def write_onnx(
     if missing:
         raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL_FIX}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
-    if size > MOST_GIGABYTES:
+    if size > MAX_GIGABYTES:
         raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
-    report(heading("tracing the model and writing the ONNX file"))
+    emit(heading("tracing the model and writing the ONNX file"))
     spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _export_program(graph)
     shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
     notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
@@ -72,13 +72,13 @@ def write_onnx(
         difference = compare(graph, _open_runner(part), subject="onnxruntime")
         if clips is not None:
             document["fp32"] = _measure_file(part, spec)
-            difference, int8_notes = _write_int8(part, graph, clips, report)
+            difference, int8_notes = _write_int8(part, graph, clips, emit)
             document["relative_difference"] = difference.relative
             document["num_changed"] = difference.num_changed
             document["probability_change"] = difference.probability
             document["num_compared"] = len(clips.calibration) + len(clips.held_out)
             notes += int8_notes
-        document |= _measure_file(part, spec, report)
+        document |= _measure_file(part, spec, emit)
     if clips is not None:
         notes.append(_describe_gain(document["fp32"], document))
     if clip["stride"] is None:
@@ -88,12 +88,12 @@ def write_onnx(
     return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
 
 
-def _measure_file(file: Path, spec: ClipSpec, report: Report = ignore_event) -> dict[str, Any]:
+def _measure_file(file: Path, spec: ClipSpec, emit: Emit = ignore_event) -> dict[str, Any]:
     """Measure the bytes of a file and its milliseconds per clip on one thread; warn of a busy CPU."""
     clip, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
     network_time = time_passes(lambda: run(clip))
     for text in network_time.warnings:
-        report(notice(text))
+        emit(notice(text))
     return {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
 
 
@@ -107,13 +107,13 @@ def _describe_gain(fp32: dict[str, Any], int8: dict[str, Any]) -> str:
     return f"int8: {times} for a clip on one CPU thread, {sizes}; {advice}"
 
 
-def _write_int8(file: Path, graph: Graph, clips: Int8Clips, report: Report) -> tuple[Difference, list[str]]:
+def _write_int8(file: Path, graph: Graph, clips: Int8Clips, emit: Emit) -> tuple[Difference, list[str]]:
     """Quantize a float32 file; returns its difference from the model, and notes about it."""
     calibration, held_out = (list(map(graph.spec.pixels.normalize, part)) for part in clips)
     num_clips = plural(len(calibration) + len(held_out), "clip")
-    report(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
+    emit(heading(f"calibrating int8 on {plural(len(calibration), 'clip')}"))
     num_int8, num_float32 = quantize(file, calibration)
-    report(heading(f"comparing int8 with the model on {num_clips}"))
+    emit(heading(f"comparing int8 with the model on {num_clips}"))
     compared = [*calibration, *held_out]
     difference = compare(graph, _open_runner(file), subject="the file", calibration=compared)
     notes = [f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation"]
@@ -151,7 +151,7 @@ def compare(
     magnitude = float((expected / graph.unit).abs().max())  # may be thousands for a steep linear model
     if not all(map(torch.equal, kept, kept_by_file)):
         problem = "keeps other tokens than this model"
-    elif calibration is not None and not difference.relative <= MOST_PRECISION_LOSS:
+    elif calibration is not None and not difference.relative <= MAX_PRECISION_LOSS:
         problem = f"changes the outputs by {difference.relative:.2f} of their standard deviation"
     elif calibration is None and not difference.largest <= max(TOLERANCE, ROUNDING * magnitude):
         problem = f"computes something else than this model (difference {difference.largest:.1e})"

@@ -36,7 +36,7 @@ Tensors = dict[str, Tensor]  # by parameter name
 LAST_NORM: Final = "encoder.norm."  # the norm after the blocks; some encoders lack it
 DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 # Encoder settings that must equal those of the weights. `attention` may differ: both kinds use the same
-# weights, and joint attention relates slices that image weights see separately.
+# weights, and joint attention relates time indices that image weights see separately.
 ENCODER_SETTINGS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )

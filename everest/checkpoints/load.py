@@ -55,7 +55,7 @@ AnyModel = ClipModel | AdaptiveTokenizer
 IMAGE_FRAMES: Final = 8  # heuristic: frames per video for weights of single images
 # Heuristic: maximum pixels of a frame's longer side for weights of single images. With a ViT-S, a CPU takes
 # two seconds for 8 frames of 224 pixels, and a third of that for frames of 140 pixels.
-MOST_SIDE: Final = {"cpu": 144, "gpu": 224}
+MAX_SIDE: Final = {"cpu": 144, "gpu": 224}
 # In a folder of a run and of the model that was chosen.
 CHOSEN_FOLDER: Final = "model"
 TRAINED_FOLDER: Final = "finetune"
@@ -232,7 +232,7 @@ def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tup
         return spec.frames, spec.size
     if on_cpu is None:
         on_cpu = not torch.cuda.is_available()
-    most = MOST_SIDE["cpu" if on_cpu else "gpu"]
+    most = MAX_SIDE["cpu" if on_cpu else "gpu"]
     _, p, q = spec.model.tubelet
     height, width = (min(side, most // patch * patch) for side, patch in zip(spec.size, (p, q), strict=True))
     return IMAGE_FRAMES, (height, width)

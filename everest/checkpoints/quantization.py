@@ -20,16 +20,16 @@ from everest.data.recipe_clips import clip_format
 from everest.errors import DataError
 from everest.lists.inputs import LIST_SUFFIXES, find_samples
 from everest.lists.sample import choose_evenly
-from everest.system.events import Report, heading, notice
+from everest.system.events import Emit, heading, notice
 from everest.system.text import plural
 from everest.video.reader import VideoError
 
-LEAST_CLIPS: Final = 2  # minimum number of calibration clips, so that outputs vary
-MOST_CALIBRATION: Final = 32  # heuristic: scales from 100 clips were not better (ViT-Ti, four robots)
-MOST_COMPARED: Final = 100  # heuristic: maximum number of further clips, which do not calibrate
+MIN_CLIPS: Final = 2  # minimum number of calibration clips, so that outputs vary
+MAX_CALIBRATION: Final = 32  # heuristic: scales from 100 clips were not better (ViT-Ti, four robots)
+MAX_COMPARED: Final = 100  # heuristic: maximum number of further clips, which do not calibrate
 # Heuristic: maximum range of a product's input, in units of its root mean square (RMS); one of 256 steps is
 # then a quarter of the RMS. One of 48 products exceeds it in ViT-Ti (173; next 33) and DINOv2 ViT-S (82; 47).
-MOST_INPUT_RANGE: Final = 64.0
+MAX_INPUT_RANGE: Final = 64.0
 
 
 class Int8Clips(NamedTuple):
@@ -39,33 +39,33 @@ class Int8Clips(NamedTuple):
     held_out: list[Tensor]  # compared only, not used for calibration
 
 
-def read_int8_clips(opened: LoadedModel, source: Path, report: Report) -> Int8Clips:
+def read_int8_clips(opened: LoadedModel, source: Path, emit: Emit) -> Int8Clips:
     """Read the middle clip of videos that are evenly spread over a source.
 
     Args:
         source: a list or a folder of videos. Paths in a list of the run are relative to its `data.root`.
-        report: receives the names of unreadable videos.
+        emit: receives the names of unreadable videos.
     """
     if not source.exists():
         raise DataError(f"--calibrate {source}: no such list or folder")
-    recipe = recover_recipe(opened, notify=lambda text: report(notice(text)))
+    recipe = recover_recipe(opened, notify=lambda text: emit(notice(text)))
     data, clip = recipe.data, clip_format(recipe, opened.model.stage)
     samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
-    num_calibration = min(len(samples), MOST_CALIBRATION)
+    num_calibration = min(len(samples), MAX_CALIBRATION)
     calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]
-    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MOST_COMPARED)
+    held_out = choose_evenly(sorted(set(range(len(samples))) - set(calibration)), MAX_COMPARED)
     clips = Int8Clips([], [])
     total = len(calibration) + len(held_out)
-    report(heading(f"reading {plural(total, 'clip')} of {source}"))
+    emit(heading(f"reading {plural(total, 'clip')} of {source}"))
     for num_done, index in enumerate([*calibration, *held_out], start=1):
         try:
             part = clips.calibration if num_done <= num_calibration else clips.held_out
             part.append(clip.read(samples[index])[None])
         except VideoError as error:
-            report(notice(f"skipped {error}"))
-        report({"event": "video", "done": num_done, "videos": total})
-    if len(clips.calibration) < LEAST_CLIPS:
-        problem = f"calibration needs {LEAST_CLIPS} readable videos, not {len(clips.calibration)}"
+            emit(notice(f"skipped {error}"))
+        emit({"event": "video", "done": num_done, "videos": total})
+    if len(clips.calibration) < MIN_CLIPS:
+        problem = f"calibration needs {MIN_CLIPS} readable videos, not {len(clips.calibration)}"
         raise DataError(f"{source}: {problem}")
     if all(torch.equal(pixels, clips.calibration[0]) for pixels in clips.calibration):
         raise DataError(f"{source}: all calibration clips are equal; name typical videos of all classes")
@@ -105,7 +105,7 @@ def quantize(file: Path, clips: Sequence[Tensor]) -> tuple[int, int]:
         if node.op_type == "MatMul" and node.input[1] in initializers and node.name not in selection_nodes
     }
     ranges = _measure_ranges(model, list(dict.fromkeys(product_inputs.values())), clips)
-    products = [name for name, source in product_inputs.items() if ranges[source].in_rms <= MOST_INPUT_RANGE]
+    products = [name for name, source in product_inputs.items() if ranges[source].in_rms <= MAX_INPUT_RANGE]
     if not products:  # as of a linear model; with an empty list, onnxruntime would quantize all nodes
         return 0, len(product_inputs)
     used = {name: ranges[name] for name in map(product_inputs.__getitem__, products)}

@@ -71,7 +71,7 @@ def _training_contradictions(recipe: Recipe) -> Iterator[Problem]:
     crops = {"finetune.crop_area": finetune.crop_area, "pretrain.views.crop_area": views and views.crop_area}
     for key, area in crops.items():
         if area is not None and not 0 < area[0] <= area[1]:
-            yield key, "must be two shares above 0, the smaller one first"
+            yield key, "must be two fractions above 0, the smaller one first"
     tokenizer = () if recipe.tokenizer is None else (("tokenizer", recipe.tokenizer),)
     for stage, section in (*recipe.stages, *tokenizer):
         if (section.epochs is None) == (section.steps is None):
@@ -127,7 +127,7 @@ def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Ite
     if malformed:  # such a network has no grid
         return
     if recipe.data.frames % section.frames:
-        text = f"clips of {recipe.data.frames} frames do not divide into windows of {section.frames}"
+        text = f"clips of {recipe.data.frames} frames do not divide into chunks of {section.frames}"
         yield "tokenizer.frames", f"{text} (data.frames)"
     # Each token of the model has one code, so model and tokenizer divide a clip in the same way.
     if config.tubelet != recipe.model.tubelet:
@@ -137,9 +137,9 @@ def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Ite
         yield "tokenizer.size", f"{text}; set model.tubelet"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
         grid = TokenGrid.of_clip(frames=section.frames, size=size, tubelet=config.tubelet)
-        ranked = grid.num_tokens - grid.per_slice
+        ranked = grid.num_tokens - grid.num_positions
         if not num_kept(ranked, section.keep):
-            yield "tokenizer.keep", f"{section.keep} keeps none of a window's {ranked} ranked tokens"
+            yield "tokenizer.keep", f"{section.keep} keeps none of a chunk's {ranked} ranked tokens"
 
 
 def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
@@ -163,11 +163,13 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
         for stage, section in recipe.stages:
             key, strategy = f"{stage}.selection", section.selection
             selection = strategy(grid, importance=blank, noise=blank)
-            visible, target = selection.visible.size(1), selection.target.size(1)
+            visible, target = selection.visible.size(1), selection.predicted.size(1)
             if strategy.is_external:
-                drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
+                sampled = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
                 try:
-                    strategy(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
+                    strategy(grid, importance=sampled, noise=sampled).check(
+                        grid, batch=2, predicts=bool(target)
+                    )
                 except ValueError as error:
                     raise RecipeError(f"{strategy.strategy} chooses wrong tokens: {error}") from error
             splits = getattr(strategy, "visible_ratio", 0) is not None

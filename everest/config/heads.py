@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from everest.config.values import Count, NumClasses, Positive, Share, must_be, with_hyphens
+from everest.config.values import Count, NumClasses, Positive, Ratio, must_be, with_hyphens
 
 TaskName = Literal["single-label", "multi-label", "regression"]
 Task = Annotated[TaskName, BeforeValidator(with_hyphens)]
@@ -59,7 +59,7 @@ class Head:
     outputs: Count  # classes; 1: a number
     mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
     std: Positive = 1.0
-    chosen_thresholds: tuple[Share, ...] = ()  # of multi-label classes, on data.val
+    chosen_thresholds: tuple[Ratio, ...] = ()  # of multi-label classes, on data.val
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -105,7 +105,8 @@ def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None)
     """The metric that chooses the best weights: `finetune.best`, or that of the task.
 
     With a class `background`, which most windows of a recording have, it is the mean class accuracy. With
-    several heads it is the share of videos that all heads get right, or the loss unless each names a class.
+    several heads it is the fraction of videos that all heads get right, or the loss unless each names a
+    class.
 
     Args:
         names: of the classes, if they are known.

@@ -34,7 +34,8 @@ SET_OPTION: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE_KEY: Final = ("model", "backbone")
 HEADS_KEY: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
-DRAW_NAMES: Final = ("keep_ratio", "uniform")  # keys of `pretrain.views` that are short for a selection
+# Keys of `pretrain.views` that are short for a selection: their names there.
+SAMPLING_KEYS: Final = {"view_ratio": "keep_ratio", "uniform": "uniform"}
 TRAINED_SECTIONS: Final = (*STAGES, "tokenizer")
 # By the key of a choice: the keys of its section that its value makes ineffective. Inherited values are
 # dropped; values from the layer of the choice or a later layer are errors.
@@ -87,7 +88,7 @@ DEFAULTS_BY_KEY: Final = {  # with sections that the default recipe lacks
 # Keys of a section that are not fields of its class.
 KEYS_WITHOUT_FIELD: Final[dict[KeyPath, tuple[str, ...]]] = {
     (): ("base",),
-    VIEWS_KEY: DRAW_NAMES,
+    VIEWS_KEY: tuple(SAMPLING_KEYS),
     **{(stage,): (BY_BACKBONE,) for stage in STAGES},
 }
 # Keys whose values are names, in which underscores stand for hyphens.
@@ -123,17 +124,17 @@ class MergedRecipe:
         """What is written in a section, at any depth, or in place of it."""
         return {key: each for key, each in self.written.items() if key[: len(section)] == section}
 
-    def place(self, key: KeyPath) -> str:
+    def location(self, key: KeyPath) -> str:
         """Where `key`, the value that contains it, or the last value in it was written."""
         for length in range(len(key), 0, -1):
             outer = self.at(key[:length])
             if outer.label:
-                return _place(outer.label, (*outer.key, *key[length:]))
+                return _location(outer.label, (*outer.key, *key[length:]))
         inside = self.inside(key).items()
         inner, last = max(inside, key=lambda each: each[1].layer, default=(key, WrittenValue(None)))
         if last.label not in (SET_OPTION, self.label):
-            return _place(self.label, key)
-        return _place(last.label, last.key[: len(last.key) - len(inner) + len(key)])
+            return _location(self.label, key)
+        return _location(last.label, last.key[: len(last.key) - len(inner) + len(key)])
 
     def add(self, layer: Mapping[KeyPath, WrittenValue], number: int) -> None:
         """Write the values of layer `number` over those of the layers below it."""
@@ -215,7 +216,7 @@ class MergedRecipe:
                 sets_nothing = written.value is None or _is_default(key, written)
                 if not (sets_nothing or written.is_inherited_by(chosen)):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
-                    self.problems.append(f"{self.place(key)}: {text}")
+                    self.problems.append(f"{self.location(key)}: {text}")
                 self.written.pop(key, None)
 
 
@@ -243,10 +244,14 @@ def _make_layer(
     number: int, label: str, values: dict[KeyPath, Any], backbone: str, problems: list[str]
 ) -> dict[KeyPath, WrittenValue]:
     """A layer, with short forms written out and `by_backbone` replaced by its values for `backbone`."""
-    draw = {name: values.pop((*VIEWS_KEY, name)) for name in DRAW_NAMES if (*VIEWS_KEY, name) in values}
-    if draw and not values.get(SELECTION_KEY):
+    sampling = {
+        name: values.pop((*VIEWS_KEY, key))
+        for key, name in SAMPLING_KEYS.items()
+        if (*VIEWS_KEY, key) in values
+    }
+    if sampling and not values.get(SELECTION_KEY):
         values.pop(SELECTION_KEY, None)
-        for name, value in {"strategy": "drawn", "visible_ratio": None, **draw}.items():
+        for name, value in {"strategy": "sampled", "visible_ratio": None, **sampling}.items():
             values.setdefault((*SELECTION_KEY, name), value)
     layer = {key: WrittenValue(value, label, key, number) for key, value in values.items()}
     for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
@@ -255,7 +260,7 @@ def _make_layer(
             layer[key[0], *key[3:]] = written._replace(key=(*key[:2], name, *key[3:]))
         elif name not in BACKBONES and written.value not in (None, {}):
             text = f"unknown backbone '{shorten(name)}'{did_you_mean(name, BACKBONES)}"
-            problems.append(f"{_place(label, key[:2])}: {text}")
+            problems.append(f"{_location(label, key[:2])}: {text}")
     return layer
 
 
@@ -274,7 +279,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
             value = read_yaml(yaml, SET_OPTION)
         except RecipeError as error:
             reason = str(error).partition(": ")[2]
-            problems.append(f"{_place(SET_OPTION, key)}: '{shorten(yaml)}' is not YAML ({reason})")
+            problems.append(f"{_location(SET_OPTION, key)}: '{shorten(yaml)}' is not YAML ({reason})")
             continue
         while key[:2] == HEADS_KEY and len(key) > 3:
             *outer, name = key
@@ -282,6 +287,6 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
         yield SET_OPTION, _leaves(value, key)
 
 
-def _place(label: str, key: KeyPath) -> str:
+def _location(label: str, key: KeyPath) -> str:
     """The file and the key; only the key of an override, which `--set` or another option may have given."""
     return f"{'' if label == SET_OPTION else f'{label}: '}{shorten('.'.join(key))}"

@@ -69,7 +69,7 @@ def backbone_settings(*, width: int, mlp: int | None = None, **sizes: int) -> di
 
 
 def rotary_channels(head_width: int) -> int:
-    """The channels of a head that rotary positions turn by one coordinate: an even third, rounded down."""
+    """The channels of a head that rotary positions rotate by one coordinate: an even third, rounded down."""
     return 2 * (head_width // 3 // 2)
 
 
@@ -83,15 +83,17 @@ class ModelSettings:
     positions: v.Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     registers: v.CountOrZero = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
-    # Of the encoder: queries and keys are turned by places, as in image models, in addition to `positions`.
+    # Of the encoder: queries and keys are rotated by positions, as in image models, in addition to
+    # `positions`.
     rotary: v.Rotary = "none"
     norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
-    # slice: a token attends to its slice only, and each slice has its own learned tokens, as in image models.
+    # slice: a token attends to its time index only, and each time index has its own learned tokens, as in
+    # image models.
     attention: v.AttentionScope = "joint"  # of the encoder's blocks; as released
     mlp: v.MlpKind = "plain"  # of the encoder's blocks
     gelu: v.Gelu = "exact"  # of the encoder's blocks, if their MLP is plain
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
-    # Of the kept tokens; first: the first token (released program: --use_cls); mean-change: our choice, for
+    # Of the kept tokens; first: the first token (official code: --use_cls); mean-change: our choice, for
     # features of a frozen encoder (everest.models.pooling.mean_and_change).
     pooling: v.Pooling = "mean"
     decoder_depth: v.Depth = 4  # released scripts
@@ -132,7 +134,7 @@ class ModelSettings:
             text = f"{size.heads} heads of {size.width // size.heads} channels; rotary needs a multiple of 4"
             yield "heads", text
         if self.rotary != "none" and self.positions == "rotary":
-            yield "rotary", "turns by places, and so does model.positions=rotary; set one of them"
+            yield "rotary", "rotates by positions, and so does model.positions=rotary; set one of them"
         if self.embedding_layers > 1 and any(side % 4 for side in self.tubelet[1:]):
             text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
             yield "embedding_layers", text

@@ -102,7 +102,10 @@ def load_recipe(
         recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
     if recipe is not None and consistent:
         problems = list(contradictions(recipe))
-    lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
+    lines = [
+        *merged.problems,
+        *(f"{merged.location(tuple(key.split('.')))}: {text}" for key, text in problems),
+    ]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
     return recipe
@@ -162,7 +165,7 @@ def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) ->
     Raises:
         RecipeError: one line for each problem.
     """
-    pretrain = {"objective": "pixels", **sections.get("pretrain", {})}
+    pretrain = {"objective": "reconstruct", **sections.get("pretrain", {})}
     values = {"name": "notebook", **sections, "pretrain": pretrain}
     recipe, problems = _validated(lambda: _RECIPE.validate_python(values))
     if recipe is not None:
@@ -174,7 +177,7 @@ def make_strategy(name: str, settings: Mapping[str, Any], *, keep: float | None 
     """A strategy by its name in a recipe, with these settings.
 
     Args:
-        keep: the share of the tokens that it encodes, unless `settings` set it; None: as in a recipe.
+        keep: the fraction of the tokens that it encodes, unless `settings` set it; None: as in a recipe.
     Raises:
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `keep` is not in (0, 1].

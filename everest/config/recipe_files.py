@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from everest.config.yaml import read_yaml
-from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shorten, unknown_name
+from everest.errors import MAX_SHOWN_OF_PATH, RecipeError, shorten, unknown_name
 from everest.system.moved_folder import moved
 
 SUFFIXES: Final = (".yaml", ".yml")
@@ -83,18 +83,18 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
-        place = shorten(path, most=MOST_SHOWN_OF_PATH)
-        raise RecipeError(f"{place}: cannot be read: {reason}") from error
+        location = shorten(path, most=MAX_SHOWN_OF_PATH)
+        raise RecipeError(f"{location}: cannot be read: {reason}") from error
     return RecipeFile(name=path.stem, label=str(path), text=text, folder=path.parent)
 
 
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
     """The file and its bases, each with its values (without `base`), the deepest base first."""
     chain: list[tuple[RecipeFile, dict[str, Any]]] = []
-    places: list[Path] = []  # of the chain: ./ucf101.yaml is another file than the shipped ucf101
+    locations: list[Path] = []  # of the chain: ./ucf101.yaml is another file than the shipped ucf101
     while True:
-        place = file.folder.resolve() / Path(file.label).name if file.folder else Path(file.label)
-        if place in places:
+        location = file.folder.resolve() / Path(file.label).name if file.folder else Path(file.label)
+        if location in locations:
             circle = " -> ".join([*(earlier.label for earlier, _ in chain), file.label])
             raise RecipeError(f"{chain[0][0].label}: base: refers to itself: {circle}")
         values = file.values()
@@ -102,7 +102,7 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
         if chain:
             values.pop("name", None)  # a recipe does not inherit the name of its base
         chain.append((file, values))
-        places.append(place)
+        locations.append(location)
         if base is None:
             return chain[::-1]
         if not isinstance(base, str):

@@ -47,12 +47,12 @@ class DataSettings:
     heads: HeadSettings | None = None
     frames: v.Length = 16  # EVEREST §5
     size: v.Size = 224  # EVEREST §5
-    # Frames per second that strides count; None: each frame of a file, as in all released programs.
+    # Frames per second that strides count; None: each frame of a file, as in all official code.
     fps: v.Fps | None = None
-    channels: Literal[1, 3] = 3  # 1: luma; all released programs use 3
-    # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
+    channels: Literal[1, 3] = 3  # 1: luma; all official code uses 3
+    # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all official code;
     # of luma the equivalents in everest.video.pixels.
-    mean: v.Channels[v.Share] | None = None
+    mean: v.Channels[v.Ratio] | None = None
     std: v.Channels[Annotated[float, Field(ge=MIN_STD, le=MAX_STD)]] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord"] = "auto"
@@ -61,7 +61,7 @@ class DataSettings:
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
     # seconds, the length of Kinetics' videos; at least one.
     clips_per_video: v.CountOrAuto = 1
-    max_bad: v.Share = 0.01  # our choice: the share of unreadable videos that ends a run
+    max_bad: v.Ratio = 0.01  # our choice: the fraction of unreadable videos that ends a run
 
     @property
     def frame_size(self) -> tuple[int, int]:

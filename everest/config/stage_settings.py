@@ -18,9 +18,9 @@ from everest.config.values import StageName, settings
 from everest.methods.strategies import (
     EXTERNAL,
     STRATEGIES,
-    Drawn,
     FinetuneStrategy,
     RedundancyRobust,
+    Sampled,
     ShippedStrategy,
 )
 from everest.methods.targets import AnyTarget, FeatureTargets, PixelTargets, ShippedTarget
@@ -47,12 +47,12 @@ class ScheduleSettings:
     warmup_epochs: v.CountOrZero  # epochs of a rising learning rate
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     batch_size: v.Count  # of all processes, accumulation included
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne]  # decay rates of AdamW's two moments
-    one_pass: ClassVar[bool] = False  # whether a loss compares all clips of a step
+    betas: tuple[v.RatioBelowOne, v.RatioBelowOne]  # decay rates of AdamW's two moments
+    one_micro_batch: ClassVar[bool] = False  # whether a loss compares all clips of a step
 
     @property
     def mixes_pairs(self) -> bool:
-        """Whether the clips of a pass are mixed in pairs."""
+        """Whether the clips of a micro-batch are mixed in pairs."""
         return False
 
     def frozen_layers(self, depth: int) -> int:
@@ -97,7 +97,7 @@ class LoraSettings:
 
     rank: v.CountOrZero = 0  # 0: none, the encoder itself is trained
     alpha: v.Positive = 16  # alpha / rank scales the adapters
-    dropout: v.ShareBelowOne = 0.0  # share of the input channels of A that a pass drops
+    dropout: v.RatioBelowOne = 0.0  # fraction of the input channels of A that dropout zeroes in a step
     layers: Annotated[tuple[v.LoraLayer, ...], Field(min_length=1)] = ("qkv", "proj")  # our choice: attention
 
 
@@ -106,9 +106,9 @@ class ViewsSettings:
     """Learning between views by contrast (everest.models.view_model), without a decoder."""
 
     number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop
-    # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
-    # pre-training, 0.4 to 1 of the largest square.
-    crop_area: tuple[v.Share, v.Share] | None = None
+    # Smallest and largest fraction of the frame that a view shows; None: the multi-scale crops of the
+    # released pre-training, 0.4 to 1 of the largest square.
+    crop_area: tuple[v.Ratio, v.Ratio] | None = None
     temperature: v.Positive = 0.1  # our choice
 
 
@@ -119,10 +119,10 @@ class CommonPretrainSettings(TransformerSettings):
     epochs: v.Count | None = 3200  # Table 7
     warmup_epochs: v.CountOrZero = 40  # Table 7
     batch_size: v.Count = 192  # Table 7; of all processes, accumulation included
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.95)  # Table 7
+    betas: tuple[v.RatioBelowOne, v.RatioBelowOne] = (0.9, 0.95)  # Table 7
     min_lr: v.NotNegative = 1e-5  # released scripts; scaled like base_lr
     layer_decay: ClassVar[float] = 1.0
-    objective: Literal["pixels", "views"]
+    objective: Literal["reconstruct", "views"]
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
     camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
@@ -134,7 +134,7 @@ class CommonPretrainSettings(TransformerSettings):
 class AutoencoderSettings(CommonPretrainSettings):
     """Pre-training that predicts the `target` of hidden tokens."""
 
-    objective: Literal["pixels"] = "pixels"
+    objective: Literal["reconstruct"] = "reconstruct"
     views_per_decode: v.Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     target: AnyTarget = field(default_factory=PixelTargets)
@@ -161,10 +161,10 @@ class ViewPretrainSettings(CommonPretrainSettings):
 
     objective: Literal["views"] = "views"
     selection: PretrainSelection = field(
-        default_factory=lambda: Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
+        default_factory=lambda: Sampled(keep_ratio=0.25, visible_ratio=None, uniform=0.5)  # our choice
     )
     views: ViewsSettings = field(default_factory=ViewsSettings)
-    one_pass: ClassVar[bool] = True
+    one_micro_batch: ClassVar[bool] = True
     frame_selection: ClassVar[FrameSelectionSettings] = FrameSelectionSettings()  # all frames
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
@@ -195,9 +195,9 @@ class FinetuneSettings(TransformerSettings):
     epochs: v.Count | None = 100  # Table 8
     warmup_epochs: v.CountOrZero = 5  # Table 8
     batch_size: v.Count = 128  # Table 8; of all processes, accumulation included
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
+    betas: tuple[v.RatioBelowOne, v.RatioBelowOne] = (0.9, 0.999)  # Table 8
     min_lr: v.NotNegative = 1e-6  # released scripts; scaled like base_lr
-    layer_decay: v.ShareAboveZero = 0.75  # learning rate of a block relative to the next one; Table 8
+    layer_decay: v.RatioAboveZero = 0.75  # learning rate of a block relative to the next one; Table 8
     selection: FinetuneSelection = field(
         default_factory=lambda: RedundancyRobust(keep_ratio=0.6, visible_ratio=None)  # Table 8
     )
@@ -205,18 +205,18 @@ class FinetuneSettings(TransformerSettings):
     freeze: v.Freeze = "none"
     lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
-    # Smallest and largest share of the frame in a random crop.
-    crop_area: tuple[v.Share, v.Share] = (0.08, 1.0)  # released scripts
-    erasing: v.Share = 0.25  # released scripts: probability of random erasing
+    # Smallest and largest fraction of the frame in a random crop.
+    crop_area: tuple[v.Ratio, v.Ratio] = (0.08, 1.0)  # released scripts
+    erasing: v.Ratio = 0.25  # released scripts: probability of random erasing
     mixup: v.NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: v.NotNegative = 0.0  # released scripts; VideoMAE: 1.0
-    label_smoothing: v.ShareBelowOne = 0.1  # Table 8; numbers have none
+    label_smoothing: v.RatioBelowOne = 0.1  # Table 8; numbers have none
     # Weights of the classes in the loss. balanced: a class of few videos counts as much as one of many.
     class_weights: v.ClassWeights = "none"
     # The metric of data.val that chooses the best weights; None: top1, map, mae, or loss for mixed heads;
     # mean_class_accuracy with a class `background`.
     best: BestMetric | None = None
-    drop_path: v.ShareBelowOne = 0.1  # Table 8
+    drop_path: v.RatioBelowOne = 0.1  # Table 8
     patience: v.Count | None = None  # validations without a new best after which a run ends; None: never
     views_per_decode: ClassVar[int] = 1
     encoder_lr_scale: ClassVar[float] = 1.0

@@ -18,8 +18,8 @@ from everest.config.stage_settings import ScheduleSettings
 from everest.config.values import settings
 from everest.errors import shorten
 
-MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
-Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MOST_CODE_BITS)]
+MAX_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
+Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MAX_CODE_BITS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class TokenizerConfig:
         return frames // time, height // space, width // space
 
     def problems(self, frames: int) -> Iterator[tuple[str, str]]:
-        """Yields the key of each value that does not go with another one, or with windows of `frames`."""
+        """Yields the key of each value that does not go with another one, or with chunks of `frames`."""
         halvings, (time, pixels) = len(self.multipliers) - 1, self.stride
         if len(self.time_down) != halvings:
             text = f"{len(self.time_down)} values for {halvings} halvings, one between any two multipliers"
@@ -70,9 +70,9 @@ class TokenizerConfig:
         if (pixels / self.input_scale) % 1:
             text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
             yield "input_scale", f"{self.input_scale} {text}"
-        if log2(num_codes := prod(self.levels)) > MOST_CODE_BITS:
-            yield "levels", f"{shorten(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
-        # The first slice of a window is always kept; the tokenizer selects from the later slices.
+        if log2(num_codes := prod(self.levels)) > MAX_CODE_BITS:
+            yield "levels", f"{shorten(num_codes)} codes; at most 2^{MAX_CODE_BITS}"
+        # The first time index of a chunk is always kept; the tokenizer selects from the later time indices.
         if frames % time or frames < 2 * time:
             text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
             yield "frames", text
@@ -101,9 +101,9 @@ class TokenizerArchitecture:
     __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 pydantic's name for it
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
-    window: v.Length  # frames that are encoded together
+    chunk: v.Length  # frames that are encoded together
     size: tuple[v.Length, v.Length]  # height, width of the training clips; other sizes work as well
-    keep: v.ShareAboveZero  # share of a window's ranked tokens from which training rebuilds a clip
+    keep: v.RatioAboveZero  # fraction of a chunk's ranked tokens from which training reconstructs a clip
     checkpointing: bool = False  # recompute activations in the backward pass
 
 
@@ -123,7 +123,7 @@ class TokenizerSettings(ScheduleSettings):
     epochs: v.Count | None = 30
     warmup_epochs: v.CountOrZero = 1  # epochs of a rising learning rate [M]
     batch_size: v.Count = 128  # of all processes, accumulation included [M]
-    betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # decay rates of Adam's two moments [M]
+    betas: tuple[v.RatioBelowOne, v.RatioBelowOne] = (0.0, 0.99)  # decay rates of Adam's two moments [M]
     lr: v.Positive = 1e-4  # the highest learning rate, not scaled by the batch size [M]
     weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
     base_lr: ClassVar[None] = None
@@ -134,10 +134,10 @@ class TokenizerSettings(ScheduleSettings):
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"  # of the network
     channels: v.Length | None = None  # channels of the first level; None: by `size`
     levels: Levels = (8, 8, 8, 8, 8, 8)  # of each dimension of a code: 2^18 codes [P]
-    frames: v.Length = 16  # frames of a window, which is encoded at once [P]
-    keep: v.ShareAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
-    warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
-    full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
+    frames: v.Length = 16  # frames of a chunk, which is encoded at once [P]
+    keep: v.RatioAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
+    warmup: v.RatioBelowOne = 0.0  # fraction of the steps that keep all tokens, at the start
+    full_batches: v.Ratio = 0.25  # fraction of the other steps that keep all tokens
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
 

@@ -16,10 +16,10 @@ Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 # Our choices, which also bound what the header of a weights file may ask for.
-MOST_LENGTH: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
-MOST_BLOCKS: Final = 1000
-MOST_NUMBER: Final = 1e30  # products of a few such numbers are finite
-MOST_WORKERS: Final = 1024
+MAX_LENGTH: Final = 2**16  # frames of a clip, pixels of its sides, channels of a layer
+MAX_BLOCKS: Final = 1000
+MAX_NUMBER: Final = 1e30  # products of a few such numbers are finite
+MAX_WORKERS: Final = 1024
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -46,25 +46,25 @@ def _check_name(name: str) -> str:
 WITH_HYPHENS: Final = BeforeValidator(with_hyphens)
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
-Length = Annotated[int, Field(ge=1, le=MOST_LENGTH)]
+Depth = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
+Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
-Positive = Annotated[float, Field(gt=0, le=MOST_NUMBER)]
-NotNegative = Annotated[float, Field(ge=0, le=MOST_NUMBER)]
+Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
+NotNegative = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
 Fps = Annotated[float, Field(gt=0, le=10_000)]  # high-speed cameras have no more
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
-Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 Epsilon = Annotated[float, Field(ge=0, le=1)]  # added to the variance by a norm
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
-ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
+RatioBelowOne = Annotated[float, Field(ge=0, lt=1)]
+RatioAboveZero = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
 RunName = Annotated[str, AfterValidator(_check_name)]
-# flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
-# MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other clips;
-# learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries and
-# keys are turned by slice, row and column, as V-JEPA 2.
+# flat: one sinusoid over the token number, as released; separable: sinusoids of time index, column and row,
+# as MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other
+# clips; learned-separable: a learned vector for each position and one for each time index, as ST-MAE; rotary:
+# queries and keys are rotated by time index, row and column, as V-JEPA 2.
 Positions = Annotated[
     Literal[
         "flat", "separable", "interpolated-flat", "interpolated-separable", "learned-separable", "rotary"
@@ -109,8 +109,8 @@ LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Compile = Annotated[bool | Literal["auto"], must_be("true, false or 'auto'")]
 CountOrAuto = Annotated[Count | Literal["auto"], must_be("'auto' or an integer from 1")]
 NumWorkers = Annotated[
-    Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"],
-    must_be(f"'auto' or an integer from 0 to {MOST_WORKERS}"),
+    Annotated[int, Field(ge=0, le=MAX_WORKERS)] | Literal["auto"],
+    must_be(f"'auto' or an integer from 0 to {MAX_WORKERS}"),
 ]
 SaveEvery = Annotated[
     Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|min|h)$")],

@@ -19,7 +19,7 @@ from everest.models.clip_spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
 
-MOST_LISTED: Final = 4  # names that a message lists one by one
+MAX_LISTED: Final = 4  # names that a message lists one by one
 FRESH_SEED: Final = 0  # seed of the tensors that a checkpoint lacks, with --partial
 # Names of the encoder's tensors, under the encoder's name or at the top level. Some programs add a class
 # token and learned positions.
@@ -122,7 +122,7 @@ def convert(
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
         if of_encoder:  # names a tensor of all blocks once
             parts = sorted({shorten(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
-            named = first_names(parts, MOST_LISTED)
+            named = first_names(parts, MAX_LISTED)
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
         elif any(name.startswith("encoder.") for name in missing):
             fix = "`everest convert --partial` takes what fits"
@@ -173,7 +173,7 @@ def _convert_tensors(identity: Identity) -> dict[str, Tensor]:
 
 def group_names(names: Collection[str]) -> list[str]:
     """Return a few names unchanged; many names become counts per module."""
-    if len(names) <= MOST_LISTED:
+    if len(names) <= MAX_LISTED:
         return [shorten(name) for name in sorted(names)]
     counts = sorted(Counter(name.partition(".")[0] for name in names).items())
     return [f"{shorten(name)} ({count})" if count > 1 else shorten(name) for name, count in counts]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.converters.preprocessor import PREPROCESSORS
 from everest.converters.translation import FAMILIES, find_family
-from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shorten
+from everest.errors import MAX_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shorten
 from everest.system.events import Notify
 from everest.system.hub import HUB_PREFIX, fetch, read_license
 from everest.system.run_folder import WEIGHTS_FILE
@@ -40,10 +40,10 @@ ZERO_3: Final = (
     "without weights, which DeepSpeed's ZeRO-3 divided among processes; join them by python zero_to_fp32.py "
     "FOLDER OUTPUT, which DeepSpeed wrote beside them"
 )
-# Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
+# Keys of the weights in the files of training programs (official code: model, DeepSpeed: module,
 # PySlowFast: model_state).
 WEIGHT_KEYS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
-# Released programs save their command line and optimizer with the weights: a Namespace with paths, and
+# The official code saves its command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
 HARMLESS_CLASSES: Final = (
     "argparse.Namespace",
@@ -79,7 +79,7 @@ class ForeignCheckpoint:
     tensors: Mapping[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)  # transformers' config.json
     preprocessor: dict[str, Any] = field(default_factory=dict)  # transformers' preprocessor_config.json
-    args: Mapping[str, Any] = field(default_factory=dict)  # the command line that a released program saved
+    args: Mapping[str, Any] = field(default_factory=dict)  # the command line that the official code saved
     licence: str | None = None  # license in the README next to the checkpoint
     notes: tuple[str, ...] = ()
 
@@ -163,7 +163,7 @@ class StoredWeights(NamedTuple):
     """What the files of a checkpoint store."""
 
     tensors: dict[str, Tensor]
-    args: Mapping[str, Any] = {}  # the command line that a released program saved
+    args: Mapping[str, Any] = {}  # the command line that the official code saved
     notes: tuple[str, ...] = ()
 
 
@@ -243,7 +243,7 @@ def _refuse_shard(file: Path) -> None:
 def _read_file(file: Path) -> StoredWeights:
     """Read a file of either format; safetensors may also have the ending of a pickle."""
     if not file.is_file():
-        name = shorten(file, most=MOST_SHOWN_OF_PATH)
+        name = shorten(file, most=MAX_SHOWN_OF_PATH)
         raise CheckpointError(f"{name}: missing; download the checkpoint again")
     if file.suffix not in WEIGHT_SUFFIXES:
         endings = ", ".join(WEIGHT_SUFFIXES)

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic rejects typing.TypedDict on 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model_settings import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
-from everest.config.values import MOST_BLOCKS, Count, Epsilon, Positions
+from everest.config.values import MAX_BLOCKS, Count, Epsilon, Positions
 from everest.converters.foreign_checkpoint import MULTI_LABEL_PROBLEM, ForeignCheckpoint, image_weights_error
 from everest.converters.preprocessor import read_pixel_statistics
 from everest.converters.translation import ALIASES, FAMILIES, Family, Translation, find_family
@@ -106,8 +106,8 @@ class ForeignMetadata:
         matches = (re.match(rf"{stack}\.blocks\.(\d+)\.", name) for name in self.shapes)
         numbers = [match[1] for match in matches if match]
         for number in numbers:
-            if len(number) > len(str(MOST_BLOCKS)) or int(number) >= MOST_BLOCKS:
-                text = f"its {stack} has a block {shorten(number)}, at most {MOST_BLOCKS} are possible"
+            if len(number) > len(str(MAX_BLOCKS)) or int(number) >= MAX_BLOCKS:
+                text = f"its {stack} has a block {shorten(number)}, at most {MAX_BLOCKS} are possible"
                 raise self.error(text)
         return max((int(number) + 1 for number in numbers), default=0)
 
@@ -196,7 +196,7 @@ def derive_model_spec(metadata: ForeignMetadata) -> ModelSpec:
         raise metadata.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
     frames, size, grid = _derive_clip(metadata, tubelet)
-    try:  # without a preprocessor: ImageNet's values, as in all released programs
+    try:  # without a preprocessor: ImageNet's values, as in all official code
         pixels = read_pixel_statistics(metadata.foreign.preprocessor)
     except ValueError as error:
         raise metadata.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
@@ -240,22 +240,22 @@ def _refuse_part(metadata: ForeignMetadata, model: ModelSettings) -> None:
 
 def _derive_clip(metadata: ForeignMetadata, tubelet: Tubelet) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return frames, (height, width) and tokens of a clip: from the user, the file, or the released model."""
-    (frames_key, size_key), (released_frames, released_side) = metadata.family.clip_keys, metadata.family.clip
+    (frames_key, size_key), (official_frames, official_side) = metadata.family.clip_keys, metadata.family.clip
     learned = (metadata.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
-    slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
-    frames = metadata.hints.frames or (slices and slices * tubelet[0])
-    frames = frames or metadata.stored.get(frames_key) or released_frames
-    side = places and isqrt(places)
+    num_times, num_spatial = (shape[1] if len(shape) == 3 else None for shape in learned)
+    frames = metadata.hints.frames or (num_times and num_times * tubelet[0])
+    frames = frames or metadata.stored.get(frames_key) or official_frames
+    side = num_spatial and isqrt(num_spatial)
     size = metadata.hints.size or (side and (side * tubelet[1], side * tubelet[2]))
-    height, width = cast(tuple[int, int], _pair(size or metadata.stored.get(size_key) or released_side))
+    height, width = cast(tuple[int, int], _pair(size or metadata.stored.get(size_key) or official_side))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
         raise metadata.error(f"{error}; {CLIP_FIX}") from error
-    if slices not in (None, grid.t) or places not in (None, grid.per_slice):
+    if num_times not in (None, grid.t) or num_spatial not in (None, grid.num_positions):
         raise metadata.error(
-            f"its learned positions are for {slices} slices of {places} places, a clip of "
-            f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {CLIP_FIX}"
+            f"its learned positions are for {num_times} x {num_spatial} tokens in time and space, a clip of "
+            f"{frames} x {height} x {width} has {grid.t} x {grid.num_positions}; {CLIP_FIX}"
         )
     return frames, (height, width), grid
 
@@ -315,8 +315,8 @@ def _derive_positions(metadata: ForeignMetadata, grid: TokenGrid) -> Positions:
 
 def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> ModelSpec:
     """Return the spec of the checkpoint's stage, by its saved settings, else those of the released model."""
-    stored, kept = metadata.stored, _share_left(metadata, "mcm_ratio")
-    visible = _share_left(metadata, "mask_ratio") or 0.1
+    stored, kept = metadata.stored, _fraction_left(metadata, "mcm_ratio")
+    visible = _fraction_left(metadata, "mask_ratio") or 0.1
     if metadata.kind == "classifier":
         outputs, problem = metadata.shapes["head.weight"][0], stored.get("problem_type")
         head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
@@ -339,7 +339,7 @@ def _derive_spec(metadata: ForeignMetadata, architecture: Architecture) -> Model
     return AutoencoderSpec(**vars(architecture), target=target, selection=selection)
 
 
-def _share_left(metadata: ForeignMetadata, name: str) -> float | None:
-    """The share of tokens that is left by a stored share that is removed; None without one."""
-    share = metadata.stored.get(name)
-    return round(1 - share, 6) if isinstance(share, float) and 0 < share < 1 else None
+def _fraction_left(metadata: ForeignMetadata, name: str) -> float | None:
+    """The fraction of tokens that is left by a stored ratio that is removed; None without one."""
+    fraction = metadata.stored.get(name)
+    return round(1 - fraction, 6) if isinstance(fraction, float) and 0 < fraction < 1 else None

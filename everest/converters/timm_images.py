@@ -279,20 +279,20 @@ def _derive_settings(model: ImageModel, block: Block) -> ModelSettings:
 
 
 def _convert_positions(model: ImageModel) -> dict[str, Tensor]:
-    """Return the positions of places, and the learned tokens; the position of the only slice is zero.
+    """Return the positions of positions, and the learned tokens; the position of the only time index is zero.
 
     The positions of registers and of DeiT's distillation token are added to these tokens, as everest has no
     such positions. If a model has only rotary positions, all learned positions are zero.
     """
     token, prefix, positions = model.cls_token, model.num_prefix_tokens, model.pos_embed  # (1, [P +] h*w, D)
     weight = model.patch_embed.proj.weight
-    added = weight.new_zeros(1, prefix, model.embed_dim)  # added to the tokens before the places
-    places = weight.new_zeros(1, model.patch_embed.num_patches, model.embed_dim)
+    added = weight.new_zeros(1, prefix, model.embed_dim)  # added to the tokens before the positions
+    spatial = weight.new_zeros(1, model.patch_embed.num_patches, model.embed_dim)
     if isinstance(positions, Tensor) and model.no_embed_class:
-        places = positions
+        spatial = positions
     elif isinstance(positions, Tensor):
-        added, places = positions[:, :prefix], positions[:, prefix:]
-    tensors = {SPATIAL: places, TEMPORAL: torch.zeros_like(places[:, :1])}
+        added, spatial = positions[:, :prefix], positions[:, prefix:]
+    tensors = {SPATIAL: spatial, TEMPORAL: torch.zeros_like(spatial[:, :1])}
     if token is not None:
         tensors |= {"class_token": token, "position.class_token": added[:, :1]}
         added = added[:, 1:]

@@ -102,7 +102,7 @@ _CLASSIFIER: Rules = [
 _FIRST_TOKEN: Rules = [(r"norm\.(.+)", r"norm.\1")]  # the norm of a classifier without mean pooling
 
 
-def _released_rules(names: Collection[str]) -> Rules:
+def _official_rules(names: Collection[str]) -> Rules:
     """Return the rules for an encoder under `encoder.` or, in classifiers, at the top level."""
     if _any_starts(names, "encoder."):
         return _NO_EFFECT_RULES + _PRETRAINING
@@ -188,13 +188,13 @@ FAMILIES: Final = {  # the first family that recognizes a checkpoint is used
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",
         marker="pos_embed_spatial",
-        rules=lambda names: _ST_MAE + _released_rules(names),
+        rules=lambda names: _ST_MAE + _official_rules(names),
         positions="learned-separable",
     ),
     "videomae": Family(
         title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2, MME and MVD have the same names",
         marker=r"(encoder\.)?patch_embed\.proj\.weight",
-        rules=_released_rules,
+        rules=_official_rules,
     ),
 }
 # Programs that share the names of `videomae`, for users who know the origin of their file.

@@ -120,7 +120,7 @@ def mix(
     Args:
         frames: (B, C, T, H, W) float.
         targets: (B, outputs), the targets of all heads, mixed in the same way.
-        mixup, cutmix: alpha of the Beta distribution of a clip's own share; 0 turns it off.
+        mixup, cutmix: alpha of the Beta distribution of a clip's own fraction; 0 turns it off.
     Returns:
         The mixed clips and targets, of the same shapes.
     """
@@ -132,17 +132,17 @@ def mix(
         partners = frames[..., *box.slices].flip(0)
         frames = frames.clone()
         frames[..., *box.slices] = partners
-        share = 1 - box.height * box.width / (height * width)  # share of the clip itself, not of its partner
+        fraction = 1 - box.height * box.width / (height * width)  # of the clip itself, not of its partner
     else:
-        share = rng.beta(mixup, mixup)
-        frames = frames * share + frames.flip(0) * (1 - share)
-    return frames, targets * share + targets.flip(0) * (1 - share)
+        fraction = rng.beta(mixup, mixup)
+        frames = frames * fraction + frames.flip(0) * (1 - fraction)
+    return frames, targets * fraction + targets.flip(0) * (1 - fraction)
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """Draw a box of the frame's shape that leaves a share `kept` of it, centered anywhere, then clipped.
+    """Draw a box of the frame's shape that leaves a fraction `kept` of it, centered anywhere, then clipped.
 
-    As in timm and the released programs, an odd length is rounded down to an even one.
+    As in timm and the official code, an odd length is rounded down to an even one.
     """
     fraction = math.sqrt(1 - kept)
     spans = []

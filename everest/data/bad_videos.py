@@ -14,7 +14,7 @@ MIN_BAD_SAMPLES = 5  # heuristic: a handful of broken files never ends a run
 class BadVideos:
     """Counts the unreadable videos of a run, over all processes and resumes."""
 
-    max_bad: float  # the largest share of the requested samples that may be unreadable (`data.max_bad`)
+    max_bad: float  # the largest fraction of the requested samples that may be unreadable (`data.max_bad`)
     num_samples: int = 0  # samples requested
     num_bad: int = 0  # unreadable samples; a broken video counts each time it is requested
     reasons: dict[str, str] = field(default_factory=dict)  # why each video is unreadable, by its path
@@ -52,7 +52,7 @@ class BadVideos:
 
 
 def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_bad: float) -> None:
-    """Raise DataError if the (path, reason) pairs `skipped` exceed the share `max_bad` of `requested`."""
+    """Raise DataError if the (path, reason) pairs `skipped` exceed the fraction `max_bad` of `requested`."""
     if len(skipped) == requested or (len(skipped) >= MIN_BAD_SAMPLES and len(skipped) > max_bad * requested):
         path, reason = skipped[0]
         raise DataError(

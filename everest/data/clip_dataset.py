@@ -186,7 +186,7 @@ class StepSampler:
 
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
     informed of the epoch. Steps take their samples from the epochs one after the other. The batch of a step
-    is split into contiguous shares, one per process, and each share into `accumulation` micro-batches.
+    is split into contiguous parts, one per process, and each part into `accumulation` micro-batches.
     """
 
     num_samples: int
@@ -216,14 +216,14 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share = self.samples_per_step // self.num_processes
-        first = self.rank * share
+        part = self.samples_per_step // self.num_processes
+        first = self.rank * part
         batch = []
         for step in range(self.start_step, self.num_steps):
             if not self.repeat_first or step == self.start_step:
-                batch = list(islice(keys, self.samples_per_step))[first : first + share]
+                batch = list(islice(keys, self.samples_per_step))[first : first + part]
             size = self.samples_per_micro_batch
-            yield from (batch[start : start + size] for start in range(0, share, size))
+            yield from (batch[start : start + size] for start in range(0, part, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""

@@ -1,6 +1,6 @@
 """Boxes for training, evaluation and erasing, and the operations that crop, resize and erase pixels.
 
-Sizes are (height, width). The released programs handle square targets only. For other targets, boxes have the
+Sizes are (height, width). The official code handles square targets only. For other targets, boxes have the
 target's aspect ratio, and distortions are relative to it. Clips are cropped and resized as uint8 while
 loading, and erased on the device after normalization.
 
@@ -87,7 +87,7 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
     else:
         largest = max(frame[1] * target[0] // target[1], 1), frame[1]
     scaled = ([max(int(side * scale), 1) for scale in CROP_SCALES] for side in largest)
-    # Sides only shrink: the released program leaves a frame that is a little smaller than the target.
+    # Sides only shrink: the official code leaves a frame that is a little smaller than the target.
     heights, widths = (
         [wanted if abs(length - wanted) < SNAP_PIXELS and wanted <= side else length for length in lengths]
         for lengths, side, wanted in zip(scaled, largest, target, strict=True)
@@ -148,7 +148,7 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
 
 
 def center_box(frame: Size, target: Size) -> Box:
-    """The box in the middle of a frame; half pixels are rounded to even, as in the released programs."""
+    """The box in the middle of a frame; half pixels are rounded to even, as in the official code."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
 
 
@@ -246,6 +246,6 @@ def _resize_weights(lengths: Tensor, target_length: int, region_length: int, *, 
     support = scale.clamp(min=1) if antialias else torch.ones_like(scale)
     centers = (torch.arange(target_length, device=lengths.device)[:, None] + 0.5) * scale
     pixels = torch.arange(region_length, device=lengths.device)
-    shares = (1 - (pixels + 0.5 - centers).abs() / support).clamp(min=0)
-    shares = shares * (pixels < lengths[:, None, None])
-    return shares / shares.sum(2, keepdim=True)
+    fractions = (1 - (pixels + 0.5 - centers).abs() / support).clamp(min=0)
+    fractions = fractions * (pixels < lengths[:, None, None])
+    return fractions / fractions.sum(2, keepdim=True)

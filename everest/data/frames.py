@@ -3,7 +3,7 @@
 A video, or the segment of it that a list names, has `length` frames, numbered from 0. A clip has T `frames`,
 each `stride` after the previous one (dense) or one from each of T equal parts (segment; Wang et al. 2016,
 Temporal Segment Networks). If a video is too short, its last reachable frame is repeated. All functions
-follow the released programs of VideoMAE (Tong et al. 2022) and EVEREST, including the oddities named below.
+follow the official code of VideoMAE (Tong et al. 2022) and EVEREST, including the oddities named below.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameI
 def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
     """One frame of each of `frames` equal parts; later clips take later frames of each part.
 
-    Two clips take the starts and the middles of the parts, as in the released programs; a single clip takes
+    Two clips take the starts and the middles of the parts, as in the official code; a single clip takes
     the middles.
     """
     part = length / frames
@@ -86,7 +86,7 @@ def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
 def part_of(total: int, numerator: int, denominator: int) -> int:
     """`total * numerator / denominator`, truncated to an integer.
 
-    It computes in floating point and in this order, as the released programs do: 49 steps of 1/49 make 48.
+    It computes in floating point and in this order, as the official code does: 49 steps of 1/49 make 48.
     """
     return int(numerator * (total / denominator))
 
@@ -105,7 +105,7 @@ SAMPLINGS = {
     "dense": Sampling(
         pretrain=pretrain_window,
         finetune=finetune_window,
-        # The window in the middle; our choice for validation: the released programs draw it at random.
+        # The window in the middle; our choice for validation: the official code draws it at random.
         center=lambda length, frames, stride: _spread_window(
             length, frames, stride, (length - frames * stride) // 2
         ),

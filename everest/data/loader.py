@@ -33,7 +33,7 @@ from everest.errors import DataError, EnvironmentProblem
 from everest.system.processes import num_local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # heuristic: time between two checks whether to stop, while waiting for a batch
-SHARED_MEMORY_SHARE: Final = 0.5  # heuristic: share of the free memory; validation also needs some
+SHARED_MEMORY_FRACTION: Final = 0.5  # heuristic: fraction of the free memory; validation also needs some
 COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # in every batch; models may have more inputs
 CHUNK_CLIPS: Final = 16  # heuristic: clips per chunk, views included; a chunk has at least one sample
 # Heuristic: chunks that may wait for one worker; their descriptions must fit into a connection's buffer.
@@ -83,7 +83,7 @@ def _fitting_workers(dataset: ClipDataset, order: Order, most: int) -> int:
     free_bytes, processes = free_shared_memory(), num_local_processes()
     for num_workers in range(most, 0, -1):
         needed_bytes = shared_bytes(dataset, order, workers=num_workers) * processes
-        if free_bytes is None or needed_bytes <= SHARED_MEMORY_SHARE * free_bytes:
+        if free_bytes is None or needed_bytes <= SHARED_MEMORY_FRACTION * free_bytes:
             return num_workers
     return 0
 

@@ -19,8 +19,8 @@ class Purpose(IntEnum):
     NOISE = 1  # the noise of a sample, by epoch and index
     VIEWS = 2  # a sample's frames and crops, by epoch, index and 0; its replacements, by attempt
     WEIGHTS = 3  # initial weights
-    STEP = 4  # torch's global generator (dropout), by step, process and pass
-    BATCH = 5  # mixup, cutmix and erasing, by step, process and pass
+    STEP = 4  # torch's global generator (dropout), by step, process and micro-batch
+    BATCH = 5  # mixup, cutmix and erasing, by step, process and micro-batch
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # initial weights of the discriminator
     DROP_PATH = 9  # which clips of a step leave out a branch, by step

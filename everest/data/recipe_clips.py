@@ -47,7 +47,7 @@ CLASS_METRICS: Final = {"map": "mean average precision", "macro_f1": "macro F1"}
 SECONDS_PER_CLIP: Final = 10.0  # seconds per clip for clips_per_video: auto; the length of Kinetics' videos
 MAX_EXAMINED: Final = 64  # heuristic: number of videos whose length is read before a run
 EXAMINATION_SECONDS: Final = 3.0  # heuristic: time limit for reading them; some formats must be decoded
-SHORT_SHARE: Final = 0.05  # heuristic: share of videos that may be too short for the stride that fits
+SHORT_FRACTION: Final = 0.05  # heuristic: fraction of videos that may be too short for the stride that fits
 MAX_VIEWS: Final = 512  # heuristic: views of a video; 1.2 GB for clips of 16 frames and 224 pixels
 
 
@@ -74,7 +74,7 @@ def pretrain_dataset(recipe: Recipe, noise: NoiseLayout | None = None) -> ClipDa
         **vars(clip),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
-        are_compared=section.one_pass,
+        are_compared=section.one_micro_batch,
         crop_area=section.views.crop_area if section.objective == "views" else None,
     )
     samples = read_source(data, pretrain_key(data), labeled=False)
@@ -274,8 +274,8 @@ def examine_lengths(dataset: ClipDataset) -> str | None:
     if 2 * num_short <= len(lengths):  # a stride should fit the median video
         return None
     rate = "" if views.fps is None else f" at {views.fps:g} frames per second"
-    fitting = int(np.quantile(lengths, SHORT_SHARE)) // views.frames
-    fix = f"; a stride of {fitting} fits {1 - SHORT_SHARE:.0%} of them" if fitting else ""
+    fitting = int(np.quantile(lengths, SHORT_FRACTION)) // views.frames
+    fix = f"; a stride of {fitting} fits {1 - SHORT_FRACTION:.0%} of them" if fitting else ""
     return (
         f"{num_short} of {len(lengths)} {noun}s ({num_short / len(lengths):.0%}) are shorter than a clip of "
         f"{views.frames} frames at stride {stride}{rate}: frames are repeated{fix}"

@@ -222,7 +222,7 @@ class FinetuneViews(StageViews):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationViews(StageViews):
-    """Validation view: the center crop of the middle window; deterministic, unlike the released programs."""
+    """Validation view: the center crop of the middle window; deterministic, unlike the official code."""
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
         clip = self.decode(reader, find_sampling(self.sampling).center)

@@ -16,7 +16,7 @@ from everest.config.settings import Recipe
 from everest.engine.folder_check import FolderCheck, FolderRules
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.accelerator import decide_on_main, make_accelerator
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.launch import find_lost_peer
 from everest.system.private_apis import abort_process_group
 from everest.system.run_folder import InitFile, RunFolder
@@ -33,7 +33,7 @@ class RunContext:
     accelerator: Accelerator
     run_folder: RunFolder
     resumed: bool  # the folder already holds the run
-    report: Report
+    emit: Emit
     options: RunOptions
     init_file: InitFile | None = None  # the weights that the run starts from; None: from scratch
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
@@ -48,12 +48,12 @@ class RunContext:
     def notice(self, *texts: str | None) -> None:
         """Show each line of text that is not None to the user."""
         for text in filter(None, texts):
-            self.report(notice(text))
+            self.emit(notice(text))
 
     def warn(self, *texts: str | None) -> None:
         """Show each warning that is not None to the user."""
         for text in filter(None, texts):
-            self.report(warning(text))
+            self.emit(warning(text))
 
     def warn_once(self, kind: str, text: str | None) -> None:
         """Show a warning, if there is one and none of its kind has been shown."""
@@ -75,9 +75,7 @@ class RunContext:
 
 
 @contextmanager
-def run_context(
-    options: RunOptions, recipe: Recipe, report: Report, rules: FolderRules
-) -> Iterator[RunContext]:
+def run_context(options: RunOptions, recipe: Recipe, emit: Emit, rules: FolderRules) -> Iterator[RunContext]:
     """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet.
 
     Args:
@@ -110,7 +108,7 @@ def run_context(
             accelerator=accelerator,
             run_folder=check.run,
             resumed=resumed,
-            report=report,
+            emit=emit,
             options=options,
             init_file=init_file,
             overlaps=accelerator.device.type == "cuda",

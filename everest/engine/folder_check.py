@@ -99,7 +99,7 @@ class FolderCheck:
             )
         saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
         given = flat_values(recipe_values(self.recipe))
-        may_change = {*RESUME_MAY_CHANGE, "train.micro_batch"}  # the plan refuses passes of another size
+        may_change = {*RESUME_MAY_CHANGE, "train.micro_batch"}  # the plan refuses another size
         may_change |= set(filter(self.rules.may_change, saved.keys() | given.keys()))
         may_change |= {
             key for key in self.rules.frozen if self._may_have_moved(saved.get(key), given.get(key))

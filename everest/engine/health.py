@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from everest.config.heads import Heads
 from everest.config.stage_settings import FinetuneSettings
-from everest.engine.stage_plan import USUAL_LR, StagePlan, learning_rate_advice
+from everest.engine.schedule import USUAL_LR, Schedule, learning_rate_advice
 from everest.engine.step_log import RECENT_LOSSES
 from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.metrics.names import METRICS
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # All numbers are our choice.
 COLLAPSED_STEPS: Final = 50  # in a row, with a spread of the projections (everest.models.view_model) below:
-LEAST_SPREAD: Final = 0.02
-NEAR_MEAN_COLOR: Final = 0.95  # above this share of the one-color loss, little is learned
+MIN_SPREAD: Final = 0.02
+NEAR_MEAN_COLOR: Final = 0.95  # above this fraction of the one-color loss, little is learned
 # Of the way from the training loss of guessing to that of a model that knows every label. After few steps
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
@@ -124,7 +124,7 @@ class CollapseWatch:
             if "view_spread" not in row:  # of an autoencoder
                 continue
             spread = row["view_spread"]
-            self._collapsed = self._collapsed + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            self._collapsed = self._collapsed + 1 if spread is not None and spread < MIN_SPREAD else 0
             if self._collapsed >= COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
@@ -168,7 +168,7 @@ def has_diverged(loss: float, guessing_loss: float) -> bool:
 
 
 def chance_warning(
-    plan: StagePlan,
+    plan: Schedule,
     loss: float,
     settings: FinetuneSettings,
     heads: Heads,
@@ -216,9 +216,9 @@ def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: flo
     """
     rest = smoothing / num_classes  # the probability of each class that a target does not have
 
-    def entropy(share: float) -> float:
+    def entropy(fraction: float) -> float:
         """The entropy of a target with two classes."""
-        both = entr(share * (1 - smoothing) + rest) + entr((1 - share) * (1 - smoothing) + rest)
+        both = entr(fraction * (1 - smoothing) + rest) + entr((1 - fraction) * (1 - smoothing) + rest)
         return float(both + (num_classes - 2) * entr(rest))
 
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection, TrainSettings
-from everest.engine.step import PassLosses, StepRecord, TrainedNetwork, UpdateGuard, update_networks
+from everest.engine.step import MicroBatchLosses, StepRecord, TrainedNetwork, UpdateGuard, update_networks
 from everest.models.base import TokenModel
 from everest.models.block import Block
 from everest.models.partial import choose_trained
@@ -23,10 +23,10 @@ from everest.system.private_apis import keep_compiler_limits, set_compiler_limit
 ParamGroup = dict[str, Any]
 # Without weight decay, as in VideoMAE, BEiT and ST-MAE; timm adds all other vectors, such as norm weights.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
-MEMORY_BUDGET: Final = 0.5  # heuristic: the share of activations that a compiled graph may save
+MEMORY_BUDGET: Final = 0.5  # heuristic: the fraction of activations that a compiled graph may save
 # Heuristic: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
 # last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation.
-MOST_GRAPHS: Final = 64
+MAX_GRAPHS: Final = 64
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[ParamGroup]:
@@ -95,7 +95,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     compiled = model
     if settings.compile is True or (settings.compile == "auto" and on_gpu and find_spec("triton")):
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # they round
-        set_compiler_limits(memory_budget=MEMORY_BUDGET, graphs=MOST_GRAPHS)
+        set_compiler_limits(memory_budget=MEMORY_BUDGET, graphs=MAX_GRAPHS)
         # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
         # symbolic where they differ, and counting tokens with a symbol breaks the graph.
         if settings.compile == "auto":
@@ -109,7 +109,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
 
 
 class PlainTraining:
-    """Trains a model without a run, for measurements: in steps of one pass, by the same updates.
+    """Trains a model without a run, for measurements: in steps of one micro-batch, by the same updates.
 
     Attributes:
         model: as the caller computes its loss: compiled, in the precision of `accelerator`.
@@ -126,6 +126,6 @@ class PlainTraining:
     def step(self, loss: Tensor) -> None:
         """Compute the gradient of a loss, and update the weights."""
         accelerator, record = self._accelerator, StepRecord(index=0)
-        record.add(PassLosses(loss), passes=1)
+        record.add(MicroBatchLosses(loss), micro_batches=1)
         accelerator.backward(loss)
         update_networks(accelerator, [self.network], record, self._guard, clip_grad=self._clip_grad)

@@ -20,7 +20,7 @@ from everest.data.recipe_clips import apply_resize_setting, examine_lengths, fin
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import make_network, prepare_model
-from everest.engine.stage_plan import StageMemory, StagePlan, clips_that_fit, plan_stage, plan_warnings
+from everest.engine.schedule import Schedule, StageMemory, clips_that_fit, plan_stage, plan_warnings
 from everest.engine.state import TrainState
 from everest.engine.step import TrainedNetwork
 from everest.engine.training import Training
@@ -53,7 +53,7 @@ class StageInputs:
     classes: tuple[str, ...] | None = None  # of the data; a head of the same classes is kept
     init_weights: InitWeights | None = None  # None: the stage starts from scratch
     other_networks: Sequence[TrainedNetwork] = ()  # that learn in the same steps as the model
-    other_clip_bytes: int = 0  # that a clip takes in a pass outside of the model
+    other_clip_bytes: int = 0  # that a clip takes in a micro-batch outside of the model
 
 
 def make_training(inputs: StageInputs, context: RunContext) -> Training:
@@ -91,10 +91,10 @@ def make_training(inputs: StageInputs, context: RunContext) -> Training:
     return training
 
 
-def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | None]:
-    """Plan the steps and passes of a stage; a warning if its memory on a CPU is scarce.
+def _plan(inputs: StageInputs, context: RunContext) -> tuple[Schedule, str | None]:
+    """Plan the steps and micro-batches of a stage; a warning if its memory on a CPU is scarce.
 
-    A resumed run keeps its passes: others would sum its gradients in another order.
+    A resumed run keeps its micro-batches: others would sum its gradients in another order.
     """
     accelerator, settings = context.accelerator, inputs.recipe.train
     memory = measure_memory(
@@ -105,7 +105,7 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | No
         other_networks=inputs.other_networks,
         other_clip_bytes=inputs.other_clip_bytes,
     )
-    run, kept = context.run_folder, None  # kept: clips in a pass of the run that is resumed
+    run, kept = context.run_folder, None  # kept: clips in a micro-batch of the run that is resumed
     if context.resumed and (saved := run.read_environment().plan).processes == accelerator.num_processes:
         kept = saved.micro_batch
     largest = kept if settings.micro_batch == "auto" else settings.micro_batch
@@ -113,11 +113,11 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | No
         inputs.section,
         num_videos=len(inputs.dataset),
         processes=accelerator.num_processes,
-        largest_micro_batch=_largest_pass(accelerator, memory) if largest is None else largest,
+        largest_micro_batch=_largest_micro_batch(accelerator, memory) if largest is None else largest,
     )
     if kept not in (None, plan.micro_batch):
         raise OptionError(
-            f"output {run.path}: its passes have {kept} clips, now {plan.micro_batch}, which "
+            f"output {run.path}: its micro-batches have {kept} clips, now {plan.micro_batch}, which "
             f"would change its numbers; set train.micro_batch={kept}, with "
             "train.checkpointing=true if memory is short, or begin a new run with "
             f"--init {run.path} and another --output"
@@ -127,12 +127,12 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[StagePlan, str | No
     return plan, check_host_memory(memory.needed(plan.micro_batch), processes=num_local_processes())
 
 
-def _largest_pass(accelerator: Accelerator, memory: StageMemory) -> int:
-    """The most clips in a pass, by the free memory; equal in all processes."""
+def _largest_micro_batch(accelerator: Accelerator, memory: StageMemory) -> int:
+    """The most clips in a micro-batch, by the free memory; equal in all processes."""
     on_gpu = accelerator.device.type == "cuda"
     free = torch.cuda.mem_get_info(accelerator.device)[0] if on_gpu else free_host_memory()
     clips = clips_that_fit(memory, free, on_cpu=accelerator.device.type == "cpu")
-    # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+    # The same micro-batches in all processes: they exchange gradients, and parts of weights, in each.
     return min(gather_object([clips]))
 
 
@@ -186,7 +186,7 @@ def measure_memory(
     other_networks: Sequence[TrainedNetwork] = (),
     other_clip_bytes: int = 0,
 ) -> StageMemory:
-    """Count the memory of a stage; that of a clip is measured in a pass without numbers."""
+    """Count the memory of a stage; that of a clip is measured in a micro-batch without numbers."""
     weights = count_weights(spec, section)
     state = sum(weights.state_bytes(training=True, bytes_per_value=bytes_per_value).values())
     if settings.ema is not None:

@@ -49,11 +49,11 @@ class SavedState:
 
     step: int  # updates done
     tensors: dict[str, Tensor]  # tensors by part and name
-    notes: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
+    extra: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
 
     def save(self, folder: Path) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `KEPT_STATES`."""
-        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
+        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.extra)}
         header["sha256"] = _checksum(header, self.tensors)
         write_tensors(folder / f"step-{self.step:09d}.safetensors", self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-KEPT_STATES]:
@@ -68,7 +68,7 @@ class SavedState:
         is_state = is_state and path.name == f"step-{header['step']:0>9}.safetensors"
         if not is_state or checksum != _checksum(header, tensors):
             raise CheckpointError("checksum mismatch, or not the state of the step in its name")
-        return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
+        return cls(step=int(header["step"]), tensors=tensors, extra=parse_json(header["notes"]))
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -157,7 +157,7 @@ class TrainState:
         self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, notes: dict[str, Any]) -> None:
+    def save(self, step: int, extra: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
@@ -168,11 +168,11 @@ class TrainState:
         scaler = self._accelerator.scaler
         tensors = {key: value for network in self._networks for key, value in capture(network).items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
-        notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
+        extra = {**extra, "scaler": scaler.state_dict() if scaler else None}
         trained = MODEL_PART if self._networks[0].ema is None else EMA_PART
 
         def write() -> None:
-            state = SavedState(step=step, tensors=copies.read(), notes=notes)
+            state = SavedState(step=step, tensors=copies.read(), extra=extra)
             state.save(self._run.state)
             # After the state: a run with weights and without any state cannot be resumed.
             self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
@@ -213,8 +213,8 @@ class TrainState:
             step = state.step
             for network in self._networks:
                 restore(network, state.tensors)
-            if self._accelerator.scaler is not None and state.notes["scaler"]:
-                self._accelerator.scaler.load_state_dict(state.notes["scaler"])
+            if self._accelerator.scaler is not None and state.extra["scaler"]:
+                self._accelerator.scaler.load_state_dict(state.extra["scaler"])
             resumes = f"resuming after step {step} of {steps}"
             self._notify(f"all {last} steps are done" if step == last else resumes)
         elif run.weights.is_file():
@@ -237,7 +237,7 @@ class TrainState:
                 written = read_header(run.weights).step
             if written != step:  # killed between the last state and weights
                 self.save_weights(run.weights, step, {})
-        return step, None if state is None else state.notes
+        return step, None if state is None else state.extra
 
     def _newest(self) -> SavedState | None:
         """Read the newest intact state, if there are states. Damaged ones are reported and skipped.
@@ -258,7 +258,7 @@ class TrainState:
                 for network in self._networks:  # raises if the state is of another run
                     check(network, state.tensors)
                 has_moments = part_of(state.tensors, self._networks[0].own_name(OPTIMIZER_PART))
-                if not has_moments and state.step > state.notes["skipped"]:
+                if not has_moments and state.step > state.extra["skipped"]:
                     raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error

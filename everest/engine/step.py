@@ -51,8 +51,8 @@ class TrainedNetwork:
         return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
 
-class PassLosses(NamedTuple):
-    """The losses of one pass, () each, and further scalars to log."""
+class MicroBatchLosses(NamedTuple):
+    """The losses of one micro-batch, () each, and further scalars to log."""
 
     model: Tensor
     others: Sequence[Tensor] = ()  # one for each other network that is active in the step
@@ -62,7 +62,7 @@ class PassLosses(NamedTuple):
 class StepNumbers(NamedTuple):
     """The numbers of one step, combined over all processes, on the host."""
 
-    figures: dict[str, float]  # means, by their names in metrics.jsonl
+    metrics: dict[str, float]  # means, by their names in metrics.jsonl
     any_failed: bool  # whether any process met an unreadable video
     signal: int  # a stop signal that a process received; 0: none
     is_save_due: bool  # whether the time to the next save has passed in any process
@@ -73,7 +73,7 @@ class StepRecord:
     """The numbers of one process about one step: collected on the device, sent to the host, read there."""
 
     index: int  # updates done before
-    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the passes, by name
+    losses: dict[str, Tensor] = field(default_factory=dict)  # means over the micro-batches, by name
     failed: list[FailedReads] = field(default_factory=list)  # for each unreadable sample
     videos: list[str] = field(default_factory=list)
     waited: float = 0.0  # seconds of waiting for batches
@@ -86,10 +86,10 @@ class StepRecord:
     all_finite: Tensor = field(init=False)  # () bool on the device: whether all losses and norms are finite
     _copy: HostCopy = field(init=False)  # (processes, values): the named values and three flags
 
-    def add(self, losses: PassLosses, *, passes: int) -> None:
-        """Add one of the step's `passes` passes."""
+    def add(self, losses: MicroBatchLosses, *, micro_batches: int) -> None:
+        """Add one of the step's `micro_batches`."""
         for name, value in {"loss": losses.model, **losses.metrics}.items():
-            self.losses[name] = self.losses.get(name, 0) + value.detach().float() / passes
+            self.losses[name] = self.losses.get(name, 0) + value.detach().float() / micro_batches
 
     def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> None:
         """Gather the numbers of all processes, and start their copy to the host.
@@ -112,8 +112,8 @@ class StepRecord:
 
     def read(self) -> StepNumbers:
         """Wait for the numbers, and combine those of all processes."""
-        *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
-        means = {name: sum(values) / len(values) for name, values in zip(self.names, figures, strict=True)}
+        *metrics, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
+        means = {name: sum(values) / len(values) for name, values in zip(self.names, metrics, strict=True)}
         return StepNumbers(means, any(failed), int(max(signals)), any(due))
 
 
@@ -135,26 +135,26 @@ class UpdateGuard:
         self.ended = ~(record.losses_finite if self.scaled else record.all_finite) | self.ended
         return (~record.all_finite | self.ended).float()
 
-    def goes_on(self, figures: Mapping[str, float]) -> bool:
+    def goes_on(self, metrics: Mapping[str, float]) -> bool:
         """Whether the run goes on after an update with these numbers, by their names in metrics.jsonl."""
-        broken = {name for name, value in figures.items() if not math.isfinite(value)}
+        broken = {name for name, value in metrics.items() if not math.isfinite(value)}
         self.skipped = self.skipped + 1 if broken else 0
         is_overflow = self.scaled and broken == {GRAD_NORM}
         return not broken or (is_overflow and self.skipped <= SCALER_LIMIT)
 
     def check(
-        self, record: StepRecord, figures: Mapping[str, float], context: RunContext, *, steps: int
+        self, record: StepRecord, metrics: Mapping[str, float], context: RunContext, *, steps: int
     ) -> None:
         """Raise DivergedError if an update ends the run, which has `steps`; a file names its videos."""
-        if self.goes_on(figures) and self.skipped < steps:  # else no update of the run was applied
+        if self.goes_on(metrics) and self.skipped < steps:  # else no update of the run was applied
             return
-        shown = {name for name, value in figures.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
-        text = ", ".join(f"{name} {value}" for name, value in figures.items() if name in shown)
+        shown = {name for name, value in metrics.items() if not math.isfinite(value)} | {"loss", GRAD_NORM}
+        text = ", ".join(f"{name} {value}" for name, value in metrics.items() if name in shown)
         text += f", {self.skipped} times in a row" if self.skipped > 1 else ""
         step, file = record.index + 1, context.run_folder.path / NONFINITE_FILE
         videos = sorted(gather_object(record.videos))
         if context.accelerator.is_main_process:
-            as_text = {name: str(value) for name, value in figures.items()}
+            as_text = {name: str(value) for name, value in metrics.items()}
             write_text(file, json_text({"step": step, **as_text, "videos": videos}, indent=2))
         raise DivergedError(f"step {step}: {text}; see {file} for its videos; {SMALLER_UPDATES}")
 
@@ -229,10 +229,10 @@ def step_optimizers(accelerator: Accelerator, networks: Sequence[TrainedNetwork]
         network.optimizer.zero_grad()
         if network.ema is not None:  # timm's own update cannot be skipped without a wait
             # Buffers are constants.
-            share = (1 - network.ema.decay) * (1 - skipped)
+            fraction = (1 - network.ema.decay) * (1 - skipped)
             for average, weight in zip(
                 network.ema.module.parameters(), network.module.parameters(), strict=True
             ):
-                average.lerp_(weight, share)
+                average.lerp_(weight, fraction)
     if accelerator.scaler is not None:
         accelerator.scaler.update()  # fp16 halves its scale after an overflow

@@ -12,14 +12,14 @@ from typing import Final
 from accelerate.tracking import GeneralTracker
 
 from everest.engine.context import RunContext
-from everest.engine.stage_plan import StagePlan
+from everest.engine.schedule import Schedule
 from everest.engine.step import StepRecord
 from everest.system.accelerator import peak_memory
 from everest.system.run_folder import Row
 
 RECENT_LOSSES: Final = 50  # heuristic: their mean shows whether a run learns
 # All our choice.
-MOST_WAITING: Final = 0.3  # the share of the time of the first steps, above which a warning is shown
+MAX_WAITING: Final = 0.3  # the fraction of the time of the first steps, above which a warning is shown
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # steps that are watched, at least
 
@@ -32,7 +32,7 @@ class StepLog:
         tracker: receives the numbers of all further rows; set in the main process.
     """
 
-    def __init__(self, context: RunContext, plan: StagePlan) -> None:
+    def __init__(self, context: RunContext, plan: Schedule) -> None:
         self.losses: deque[float] = deque(maxlen=RECENT_LOSSES)
         self.tracker: GeneralTracker | None = None
         self._context = context
@@ -46,10 +46,10 @@ class StepLog:
             numbers = {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
             self.tracker.log(numbers, step=row["step"])
 
-    def log(self, record: StepRecord, figures: Mapping[str, float]) -> Row:
+    def log(self, record: StepRecord, metrics: Mapping[str, float]) -> Row:
         """Write, report and return the row of a step. Numbers that are not finite become null."""
         plan, seconds = self._plan, record.seconds or time.monotonic() - record.started
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         row: Row = {
             "step": record.index + 1,
             "epoch": plan.epoch(record.index),
@@ -61,7 +61,7 @@ class StepLog:
             "memory_bytes": peak_memory(self._context.accelerator.device),
         }
         self.write(row)
-        self._context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
+        self._context.emit({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
         if row["loss"] is not None:
             self.losses.append(row["loss"])
         return row
@@ -83,11 +83,11 @@ class WaitWatch:
             return None
         self.waited += waited
         self.seconds += seconds
-        share = self.waited / self.seconds
-        if self.steps < WATCHED_STEPS or self.seconds < WATCHED_SECONDS or share <= MOST_WAITING:
+        fraction = self.waited / self.seconds
+        if self.steps < WATCHED_STEPS or self.seconds < WATCHED_SECONDS or fraction <= MAX_WAITING:
             return None
         return (
-            f"the first steps spent {share:.0%} of their time waiting for videos: raise train.workers (now "
-            f"{self.workers}), or encode the videos (`everest prepare encode --codec mjpeg`); `everest "
-            "profile --data` states what helps most"
+            f"the first steps spent {fraction:.0%} of their time waiting for videos: raise train.workers "
+            f"(now {self.workers}), or encode the videos (`everest prepare encode --codec mjpeg`); "
+            "`everest profile --data` states what helps most"
         )

@@ -5,9 +5,10 @@ for step in training.remaining_steps():
         step.backward(PassLosses(loss))
     rows = step.update()
 
-A step is one update of the weights. In a pass, a process computes the forward and the backward pass of one
-micro-batch; the passes of a step accumulate their gradients. `steps` is a count, an `index` begins at 0. A
-network is a module that learns, with its optimizer; the model is the first network of a run.
+A step is one update of the weights. In a micro-batch, a process computes the forward and the backward pass of
+one micro-batch; the micro-batches of a step accumulate their gradients. `steps` is a count, an `index` begins
+at
+0. A network is a module that learns, with its optimizer; the model is the first network of a run.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from everest.data.clip_dataset import Batch, ClipDataset, StepSampler
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
-from everest.engine.stage_plan import StagePlan
+from everest.engine.schedule import Schedule
 from everest.engine.state import TrainState
 from everest.engine.step import (
-    PassLosses,
+    MicroBatchLosses,
     StepRecord,
     TrainedNetwork,
     UpdateGuard,
@@ -57,7 +58,7 @@ class Training:
 
     context: RunContext
     recipe: Recipe
-    plan: StagePlan
+    plan: Schedule
     dataset: ClipDataset  # as workers read them: the device may resize their crops
     model: nn.Module  # as the loop calls it (everest.engine.network.prepare_model)
     networks: Sequence[TrainedNetwork]  # first the model, then others that learn in the same steps
@@ -86,12 +87,12 @@ class Training:
 
     def resume(self) -> None:
         """Restore the newest state of the run, if it has one. Every process reads it."""
-        self.steps_done, notes = self.state.restore(self.plan.steps)
+        self.steps_done, extra = self.state.restore(self.plan.steps)
         self.last_step = self.context.run_folder.read_environment().plan.finished or self.plan.steps
-        self.has_weights = notes is not None or self.steps_done == 0
-        if notes is not None:
-            self.guard.skipped = notes["skipped"]
-            self.bad_videos.restore(notes["videos"], self.context.run_folder.read_bad_videos())
+        self.has_weights = extra is not None or self.steps_done == 0
+        if extra is not None:
+            self.guard.skipped = extra["skipped"]
+            self.bad_videos.restore(extra["videos"], self.context.run_folder.read_bad_videos())
 
     @property
     def trained_model(self) -> nn.Module:
@@ -181,11 +182,11 @@ class Training:
         context, rows = self.context, []
         while len(self._unread) > but:
             record = self._unread.popleft()
-            figures, any_failed, signal, is_save_due = record.read()
+            metrics, any_failed, signal, is_save_due = record.read()
             self._agreed_signal = self._agreed_signal or signal
             self._is_save_due = self._is_save_due or is_save_due or signal > 0
-            self.guard.check(record, figures, context, steps=self.plan.steps)
-            rows.append(self.step_log.log(record, figures))
+            self.guard.check(record, metrics, context, steps=self.plan.steps)
+            rows.append(self.step_log.log(record, metrics))
             failed = list(gather_object(record.failed)) if any_failed else []
             num_samples = self.plan.videos_per_step
             context.notice(*self.bad_videos.add(num_samples=num_samples, failed_reads=failed))
@@ -198,8 +199,8 @@ class Training:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
         self._log_steps()
         self._is_save_due, self.saved_at = False, time.monotonic()
-        notes = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
-        self.state.save(self.steps_done, notes)
+        extra = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+        self.state.save(self.steps_done, extra)
 
     def stop(self, signal: int, *, saves: bool) -> Never:
         """Raise Stopped; if `saves`, save first, which all processes must do together."""
@@ -221,13 +222,13 @@ class Training:
 
 
 class Step:
-    """One update of the weights, by the mean gradient of its passes on all processes.
+    """One update of the weights, by the mean gradient of its micro-batches on all processes.
 
-    Random choices follow from the seed, the step, the process and the pass, so that a resumed run is
+    Random choices follow from the seed, the step, the process and the micro-batch, so that a resumed run is
     identical, and no generator is saved.
 
     Args:
-        loaded: the batch of each pass of this process, on the device.
+        loaded: the batch of each micro-batch of this process, on the device.
     Attributes:
         index: updates done before, over all resumes.
     """
@@ -238,24 +239,24 @@ class Step:
         self._accelerator = training.context.accelerator
         self._seed = training.recipe.train.seed
         self._loaded = loaded
-        self._pass = 0  # the index of the current pass
+        self._micro_batch = 0  # the index of the current micro-batch
         self._record = StepRecord(index=self.index)
         # A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
         for network in training.networks:
             set_lr(network.optimizer, training.plan.lr(self.index))
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the clips of each pass; forward and backward go inside.
+        """Yield the clips of each micro-batch; forward and backward go inside.
 
-        Processes exchange gradients in the last pass only. Raises Stopped if a signal comes while clips are
-        awaited.
+        Processes exchange gradients in the last micro-batch only. Raises Stopped if a signal comes while
+        clips are awaited.
         """
         training, plan, accelerator = self._training, self._training.plan, self._accelerator
         rank, module = accelerator.process_index, training.networks[0].module
         seed = seed_at(self._seed, Purpose.DROP_PATH, self.index)
         dropped_paths = DroppedPaths(module, seed, clips=plan.batch_size, device=accelerator.device)
         for index in range(plan.accumulation):
-            self._pass = index
+            self._micro_batch = index
             started = time.monotonic()
             try:
                 batch = next(self._loaded)
@@ -274,17 +275,17 @@ class Step:
         dropped_paths.clear()
 
     def rng(self) -> np.random.Generator:
-        """A generator to pair or perturb the clips of the current pass."""
+        """A generator to pair or perturb the clips of the current micro-batch."""
         rank = self._accelerator.process_index
-        return generator_at(self._seed, Purpose.BATCH, self.index, rank, self._pass)
+        return generator_at(self._seed, Purpose.BATCH, self.index, rank, self._micro_batch)
 
-    def backward(self, losses: PassLosses) -> None:
-        """Add the gradients of one pass, in float32."""
-        passes = self._training.plan.accumulation
-        self._record.add(losses, passes=passes)
-        self._accelerator.backward(losses.model / passes)
+    def backward(self, losses: MicroBatchLosses) -> None:
+        """Add the gradients of one micro-batch, in float32."""
+        micro_batches = self._training.plan.accumulation
+        self._record.add(losses, micro_batches=micro_batches)
+        self._accelerator.backward(losses.model / micro_batches)
         for loss in losses.others:
-            (loss / passes).backward()
+            (loss / micro_batches).backward()
 
     def update_weights(self) -> StepRecord:
         """Update the weights of all networks, without logging the step; returns its numbers."""
@@ -306,7 +307,7 @@ class Stage(Protocol):
     @property
     def training(self) -> Training: ...
 
-    def losses(self, batch: Batch, step: Step) -> PassLosses:
+    def losses(self, batch: Batch, step: Step) -> MicroBatchLosses:
         """The losses of clips on the device; random choices about the batch follow from `step`."""
         ...
 

@@ -24,7 +24,7 @@ from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
-from everest.inference.videos import Passes, ViewTensors, compute_over_videos
+from everest.inference.videos import Batching, ViewTensors, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.groups import set_groups
@@ -37,7 +37,7 @@ from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import view_cost
 from everest.system.compute import Runtime
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST_FILE
 from everest.system.storage import parse_location
@@ -87,7 +87,7 @@ def evaluate(
     weights_file: Path,
     runtime: Runtime,
     *,
-    report: Report,
+    emit: Emit,
     files: EvaluationFiles,
     saved_selection: bool = False,
     group: str | None = None,
@@ -105,21 +105,19 @@ def evaluate(
     """
     if runtime.is_main:
         files.check(weights_file)
-    model, spec, recipe = open_classifier(
-        weights_file, recipe, saved_selection=saved_selection, report=report
-    )
-    options: dict[str, Any] = {"report": report, "files": files, "group": group}
+    model, spec, recipe = open_classifier(weights_file, recipe, saved_selection=saved_selection, emit=emit)
+    options: dict[str, Any] = {"emit": emit, "files": files, "group": group}
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, **options)
     if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
-        share = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
-        report(warning(f"{share}; accuracy on videos that the model learned from is too high"))
+        fraction = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
+        emit(warning(f"{fraction}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
-        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+        emit(notice("all videos of data.test are of one group: the metrics have no intervals"))
     elif groups < FEW_GROUPS:
         unit = "videos" if groups == result["videos"] else "groups of videos"
         text = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are wide"
-        report(notice(text))
+        emit(notice(text))
     return result
 
 
@@ -129,7 +127,7 @@ def evaluate_classifier(
     recipe: Recipe,
     runtime: Runtime,
     *,
-    report: Report,
+    emit: Emit,
     files: EvaluationFiles,
     group: str | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
@@ -147,10 +145,10 @@ def evaluate_classifier(
         dataset = replace(dataset, samples=set_groups(dataset.samples, group, root=Path(recipe.data.root)))
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in dataset.samples)])
-    predictions = evaluate_views(model, dataset, runtime, train=recipe.train, report=report)
+    predictions = evaluate_views(model, dataset, runtime, train=recipe.train, emit=emit)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
-        report(notice(f"skipped {path}: {reason}"))
+        emit(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     num_groups = len(set(predictions.groups))
     metrics = compute_metrics(predictions, intervals=num_groups > 1)
@@ -175,11 +173,11 @@ def evaluate_classifier(
 
 @torch.inference_mode()
 def evaluate_views(
-    model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, report: Report
+    model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, emit: Emit
 ) -> Predictions:
     """Run a classifier over all views of all videos; return the predictions in the order of the list.
 
-    The division of videos into passes does not depend on the number of processes, so the predictions are
+    The division of videos into batches does not depend on the number of processes, so the predictions are
     equal to the bit. Unreadable videos are not replaced but listed in `skipped`.
     """
     model.eval()
@@ -189,10 +187,10 @@ def evaluate_views(
             logits = model(clips.to(runtime.device))
         return {"outputs": model.outputs(logits).cpu()}
 
-    per_pass = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a pass
-    passes = Passes(batch=per_pass).divide(range(len(dataset)))
-    own, processes = passes[runtime.rank :: runtime.num_processes], runtime.num_processes
-    computed = compute_over_videos(dataset, own, compute, train=train, report=report, processes=processes)
+    per_batch = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a micro-batch
+    batches = Batching(batch=per_batch).divide(range(len(dataset)))
+    own, processes = batches[runtime.rank :: runtime.num_processes], runtime.num_processes
+    computed = compute_over_videos(dataset, own, compute, train=train, emit=emit, processes=processes)
     rows: list[tuple[int, NDArray[np.float32] | Unreadable]] = []  # (views, outputs) of each video
     for indices, values in zip(own, computed, strict=True):
         outputs = (x if isinstance(x, Unreadable) else x["outputs"].numpy() for x in values)
@@ -211,7 +209,7 @@ def evaluate_views(
 
 
 def open_classifier(
-    file: Path, recipe: Recipe, *, saved_selection: bool, report: Report
+    file: Path, recipe: Recipe, *, saved_selection: bool, emit: Emit
 ) -> tuple[AnyClassifier, ClipSpec, Recipe]:
     """Open a classifier for the clips of a recipe; see `evaluate`.
 
@@ -222,7 +220,7 @@ def open_classifier(
     fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
         fix = "export it again to change it"
-        model = _open_onnx(file, recipe, report)
+        model = _open_onnx(file, recipe, emit)
         spec = model.spec
     else:
         checkpoint = open_model(
@@ -243,13 +241,13 @@ def open_classifier(
             for selection in (saved, recipe_selection)
         )
         text = f"tokens are selected as in the weights: {have}; recipe {recipe.name} has {wanted}; {fix}"
-        report(notice(text))
+        emit(notice(text))
     if file.name == BEST_FILE and data.val is not None and data.val == data.test:
         text = (
             f"these weights were chosen on {data.test} (data.val), so accuracy on it is too high; "
             "evaluate another list, or take --which newest"
         )
-        report(warning(text))
+        emit(warning(text))
     recipe = with_pixels_of(recipe, spec, source=file)
     if saved is not None:
         recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
@@ -258,7 +256,7 @@ def open_classifier(
     return model, spec, recipe
 
 
-def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier:
+def _open_onnx(file: Path, recipe: Recipe, emit: Emit) -> ExportedClassifier:
     """Open an ONNX file that takes the clips of a recipe; report if their strides differ."""
     model = open_exported(file)
     _check_recipe(recipe, model.spec, source=file)
@@ -274,7 +272,7 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
     stride = recipe.finetune.stride
     if model.knows_stride and stride != model.clip.stride:
         text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
-        report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+        emit(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
     return model
 
 

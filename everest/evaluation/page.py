@@ -52,7 +52,7 @@ PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # stems o
 STRIP: Final = 480  # pixels: width of the strip of a video's three frames
 MISTAKES: Final = 12  # number of mistakes shown per head
 LONGEST_NAME: Final = 32  # maximum number of letters
-MOST_NUMBERED: Final = 30  # maximum number of classes for which matrix cells show percentages
+MAX_NUMBERED: Final = 30  # maximum number of classes for which matrix cells show percentages
 # The columns of the table of classes and their keys; the first one has intervals.
 CLASS_COLUMNS: Final = {
     "single-label": {"recall": "recall", "precision": "precision", "F1": "f1"},
@@ -177,7 +177,7 @@ def write_evaluation_page(
         sampled=f"groups of {noun}s" if result["groups"] < result["videos"] else f"{noun}s",
         few_groups=FEW_GROUPS,
         few_of_class=FEW_OF_CLASS,
-        most_numbered=MOST_NUMBERED,
+        most_numbered=MAX_NUMBERED,
         longest_name=LONGEST_NAME,
         metric_title=name_metric(summary.metric) if summary.metric else "",
         value_text=value_text,
@@ -198,15 +198,15 @@ def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> t
     video, views = predictions.videos[index], dataset.make_views
     assert isinstance(views, EvalViews)
     middle = views.clips // 2 * views.crops + views.crops // 2  # the middle crop of the middle clip
-    place = next(place for place, sample in enumerate(dataset.samples) if sample.video_id == video)
-    view = dataset.read((0, place)).frames[middle].movedim(0, -1)  # (T, H, W, C)
+    index = next(index for index, sample in enumerate(dataset.samples) if sample.video_id == video)
+    view = dataset.read((0, index)).frames[middle].movedim(0, -1)  # (T, H, W, C)
     shown = sorted({0, len(view) // 2, len(view) - 1})
     frames = torch.cat([view[time] for time in shown], dim=1)  # (H, 3 W, C)
     image = Image.fromarray(with_three_channels(frames).contiguous().numpy())
     buffer = io.BytesIO()
     image.thumbnail((STRIP, STRIP))
     image.save(buffer, format="JPEG", quality=88)
-    group = dataset.samples[place].group
+    group = dataset.samples[index].group
     name = video if group is None else f"{video}, group {group}"
     return name, encode_uri("image/jpeg", buffer.getvalue())
 
@@ -308,26 +308,26 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
     With few classes every cell shows its percentage, and the recall and precision of each class are at the
     edges; with many the image grows so that each name is readable.
     """
-    is_numbered = len(names) <= MOST_NUMBERED
+    is_numbered = len(names) <= MAX_NUMBERED
     cell, points = (0.5, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
     side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
     axis_names = [escape_dollars(name) for name in shorten_names(names)]
     with saved_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
-        image = panel.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        image = panel.imshow(fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         panel.set_xticks(range(len(names)), axis_names, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), axis_names, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
         title = f"percent of the {noun}s of a true class ({counts.sum()} {noun}s)"
         if is_numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
-                color = "white" if shares[row, column] > 0.5 else "black"
-                percent = f"{100 * shares[row, column]:.0f}"
+                color = "white" if fractions[row, column] > 0.5 else "black"
+                percent = f"{100 * fractions[row, column]:.0f}"
                 panel.text(column, row, percent, ha="center", va="center", color=color, fontsize=8)
             right, predicted = counts.diagonal(), counts.sum(axis=0)  # (C,) each
             precisions = [f"{100 * x:.0f}" for x in right / np.maximum(predicted, 1)]
-            recalls = [f"{100 * x:.0f}" for x in shares.diagonal()]
+            recalls = [f"{100 * x:.0f}" for x in fractions.diagonal()]
             top, side_axis = panel.secondary_xaxis("top"), panel.secondary_yaxis("right")
             top.set_xticks(range(len(names)), precisions, fontsize=8)
             top.set_xlabel("precision, %")
@@ -338,7 +338,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, noun:
         panel.set_title(title, fontsize=10)
         bar = figure.colorbar(image, ax=panel, fraction=0.03)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-        bar.set_label("share of the true class")
+        bar.set_label("fraction of the true class")
 
 
 def draw_scatter(

@@ -21,7 +21,7 @@ from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, load_json, nonfinite_as_null
 from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer
 from everest.tokenizer.clips import held_out_dataset, spaced_clips
-from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
+from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_metrics, scorer_warnings
 from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
@@ -66,17 +66,17 @@ class TokenizerValidator:
         if not self._context.accelerator.is_main_process:
             return
         assert isinstance(model, AdaptiveTokenizer)
-        figures = self._measure(model).figures
+        metrics = self._measure(model).metrics
         training.model.train()
-        training.step_log.write({"step": training.steps_done, **scalar_figures(figures)})
-        self._show(training.steps_done, figures["psnr"], scorer_warnings(figures))
+        training.step_log.write({"step": training.steps_done, **scalar_metrics(metrics)})
+        self._show(training.steps_done, metrics["psnr"], scorer_warnings(metrics))
 
     def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
         training = self._training
         report = measure_tokenizer(model, self._dataset, self.untrained, settings=training.recipe.train)
         for path, reason in report.skipped:
             self._context.notice(f"data.{self._key} skips {path}: {reason}")
-        total = len(report.skipped) + report.figures.get("clips", 0)
+        total = len(report.skipped) + report.metrics.get("clips", 0)
         refuse_too_many(report.skipped, requested=total, max_bad=training.recipe.data.max_bad)
         return report
 
@@ -117,12 +117,12 @@ class TokenizerValidator:
                 "videos": self._key,
                 "held_out": self._key in HELD_OUT_LISTS,
                 "skipped": len(report.skipped),
-                **report.figures,
+                **report.metrics,
                 "target_mean": model.target_mean.tolist(),
                 "target_std": model.target_std.tolist(),
             }
             draw_examples(run.path / REPORT_IMAGE, report.examples)
-            training.step_log.write({"step": weights.step, **scalar_figures(report.figures)})
+            training.step_log.write({"step": weights.step, **scalar_metrics(report.metrics)})
             write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
         self._show(document["step"], document["psnr"], document["warnings"])
 

@@ -87,7 +87,7 @@ class Validator:
         step = training.steps_done
         runtime = make_runtime(self._context.accelerator)
         predictions = evaluate_views(
-            self._model, self._dataset, runtime, train=training.recipe.train, report=ignore_event
+            self._model, self._dataset, runtime, train=training.recipe.train, emit=ignore_event
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -100,7 +100,7 @@ class Validator:
         row: Row = {"step": step}
         metrics = compute_metrics(predictions)
         if "action_top1" in metrics:
-            row["val_top1"] = metrics["action_top1"]  # share of videos whose heads are all right
+            row["val_top1"] = metrics["action_top1"]  # fraction of videos whose heads are all right
         for name, values in metrics.get("heads", {}).items():
             row |= {f"val_{name}_{key}": values[key] for key in METRIC_OF_TASK.values() if key in values}
         row |= {f"val_{name}": metrics[name] for name in LOGGED_METRICS if metrics.get(name) is not None}
@@ -127,7 +127,7 @@ class Validator:
             "best": validations.best_value,
             "best_step": (validations.best or row)["step"],
         }
-        self._context.report({**event, **row})
+        self._context.emit({**event, **row})
         self._context.warn_once("overfitting", validations.overfitting_warning(self._guessing_loss))
 
     def summary(self) -> str | None:

@@ -59,7 +59,7 @@ class RunCurves:
     chance: float | None = None
 
     def shown(self, key: str) -> NDArray[np.float64]:
-        """The values (S, R) of a curve as they are drawn."""
+        """The values (S, R) of a curve as they are sampled."""
         values = self.curves[key].y
         return smooth(values) if key in LOGGED_EACH_STEP else values
 

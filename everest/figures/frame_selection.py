@@ -2,7 +2,7 @@
 
 The figure follows EVEREST's Figures 3 and 10.
 
-S candidate slices (pairs of p = 2 frames), t slices of a clip, H W pixels.
+S candidate time indices (pairs of p = 2 frames), t time indices of a clip, H W pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, with_th
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, num_candidates
-from everest.methods.selection import RedundancyRobust, draw_slices, kept_per_slice
+from everest.methods.selection import RedundancyRobust, kept_per_slice, sample_time_indices
 from everest.video.reader import read_frames, video_info
 
 
@@ -34,7 +34,7 @@ from everest.video.reader import read_frames, video_info
 class SelectionOptions:
     """The options of `select-frames`."""
 
-    keep: float = 0.3  # share of kept tokens among the tokens of all candidates
+    keep: float = 0.3  # fraction of kept tokens among the tokens of all candidates
     frames: int = 16  # frames of the clip
     stride: int | None = None  # largest stride of the candidates, in the middle; None spreads them out
     alpha: float = 1.5  # candidates per selected frame
@@ -49,7 +49,7 @@ class FrameSelection:
     video: Path
     options: SelectionOptions
     frames_total: int
-    numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
+    numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate time index
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
     counts: Tensor  # (S,) number of kept tokens per candidate
     sampled: Tensor  # (t,) candidate numbers, ascending
@@ -89,8 +89,8 @@ def select_video_frames(
     pair = embed.tubelet[0]
     if options.frames % pair:
         raise RecipeError(f"--frames {options.frames}: must be a multiple of {pair}")
-    slices = options.frames // pair
-    wanted = num_candidates(slices, options.alpha) * pair
+    num_time_indices = options.frames // pair
+    wanted = num_candidates(num_time_indices, options.alpha) * pair
     footage = read_footage(Sample(path=str(video)), fps)
     count = footage.num_frames
     if count < wanted:
@@ -111,7 +111,7 @@ def select_video_frames(
     strategy = RedundancyRobust(keep_ratio=options.keep)
     counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
     uniform = np.random.default_rng(options.seed).random(counts.shape, dtype=np.float32)
-    (sampled,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
+    (sampled,) = sample_time_indices(counts, torch.from_numpy(uniform), num_time_indices)  # (t,)
     return FrameSelection(
         video=video,
         options=options,
@@ -146,5 +146,5 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
         step = -(-num_pairs // 24)  # 24 names fit under the bars
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL_POINTS)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
-        title = f"{selection.video.name}: {len(sampled)} of {num_pairs} candidate pairs are drawn (blue)"
+        title = f"{selection.video.name}: {len(sampled)} of {num_pairs} candidate pairs are sampled (blue)"
         figure.suptitle(escape_dollars(title), fontsize=10)

@@ -78,7 +78,7 @@ def apply_strategies(
     for title, strategy in strategies:
         importance = measure_importance(strategy, seen, embed, scorer) if strategy.uses_importance else None
         selection = strategy(grid, importance=importance, noise=noise)
-        num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
+        num_visible, num_targets = selection.visible.size(1), selection.predicted.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
             name = strategy.strategy
             raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
@@ -87,7 +87,7 @@ def apply_strategies(
             strategy=strategy,
             grid=grid,
             visible=selection.visible[0],
-            target=selection.target[0],
+            predicted_ids=selection.predicted[0],
             importance=None if importance is None else importance[0],
             frames=_to_frames(embed.pixels.unnormalize(x)),
             predicted=_reconstruct(model, x, selection) if isinstance(model, MaskedAutoencoder) else None,
@@ -101,13 +101,13 @@ def _reconstruct(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection)
 
     None if nothing is predicted, or features, which have no pixels to show.
     """
-    if not selection.target.size(1) or isinstance(model.targets.settings, FeatureTargets):
+    if not selection.predicted.size(1) or isinstance(model.targets.settings, FeatureTargets):
         return None
     prediction = model(x, selection=selection).prediction
     inputs, tubelet = model.to_input(x), model.embedding.tubelet
     patches = patchify(model.pixels.unnormalize(inputs), tubelet)[0]  # (N, C, t, p, q)
     completed = torch.full_like(patches, HIDDEN_GRAY)
-    completed[selection.target[0]] = model.targets.as_pixels(prediction, inputs, selection.target)[0]
+    completed[selection.predicted[0]] = model.targets.as_pixels(prediction, inputs, selection.predicted)[0]
     completed[selection.visible[0]] = patches[selection.visible[0]]
     return _to_frames(unpatchify(completed[None], model.encoder.grid))
 
@@ -127,7 +127,7 @@ def scale_size(shorter: int, video: VideoInfo, *, multiples: tuple[int, int]) ->
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSettings:
-    """The clip of a video that masks are drawn on, and what measures and selects its tokens."""
+    """The clip of a video that masks are sampled on, and what measures and selects its tokens."""
 
     strategy: Strategy | None = None  # None: DEFAULT_STRATEGY
     clip: ClipFormat = DEFAULT_CLIP
@@ -151,7 +151,7 @@ class MaskSettings:
     def of_checkpoint(cls, opened: LoadedModel) -> MaskSettings:
         """The clips and tokens of a transformer's training, or the scores of a tokenizer."""
         if isinstance(tokenizer := opened.module, AdaptiveTokenizer):
-            frames = -(-DEFAULT_CLIP.frames // tokenizer.window) * tokenizer.window
+            frames = -(-DEFAULT_CLIP.frames // tokenizer.chunk) * tokenizer.chunk
             return cls(
                 clip=replace(DEFAULT_CLIP, frames=frames),
                 side=min(opened.spec.size),
@@ -179,8 +179,8 @@ class MaskSettings:
                 if given not in (None, own):
                     raise RecipeError(f"--{name} {given}: the model of --checkpoint takes {own}")
             side = None
-        elif isinstance(self.model, AdaptiveTokenizer) and frames and frames % self.model.window:
-            raise RecipeError(f"--frames {frames}: give a multiple of the tokenizer's {self.model.window}")
+        elif isinstance(self.model, AdaptiveTokenizer) and frames and frames % self.model.chunk:
+            raise RecipeError(f"--frames {frames}: give a multiple of the tokenizer's {self.model.chunk}")
         clip = replace(self.clip, frames=frames or self.clip.frames)
         if stride is not None:
             clip = replace(clip, stride=stride, sampling="dense")  # the other samplings have no stride
@@ -244,11 +244,13 @@ class MaskSettings:
         )
         embedding = "pixels" if self.model is None else "checkpoint"
         title = f"{video.name}, frames {frame_ids[0]} to {frame_ids[-1]} of {info.num_frames}"
-        if any(len(mask.visible) and len(mask.target) for mask in masks):
+        if any(len(mask.visible) and len(mask.predicted_ids) for mask in masks):
             title += "\npredicted tokens are orange, omitted tokens gray"
         if any(mask.importance is not None for mask in masks):
             title += f"\nimportance is measured on the {embedding}"
-        draw_rows(path, make_figure_rows(masks), slices=masks[0].grid.t, title=title, numbers=frame_ids)
+        draw_rows(
+            path, make_figure_rows(masks), num_time_indices=masks[0].grid.t, title=title, numbers=frame_ids
+        )
         shared = {"embedding": embedding, "written": [str(path)], "frames": frame_ids}
         shared["frames_total"] = info.num_frames
         return [{"video": str(video), **mask.to_dict(), **shared} for mask in masks]

@@ -23,7 +23,7 @@ from everest.tokenizer.report import Example
 
 HIDDEN_GRAY: Final = 0.55  # gray of hidden tokens: neither black nor white, which videos contain
 TINT: Final = to_rgb(COLORS[1])  # of tokens that are predicted: orange
-TINT_SHARE: Final = 0.5
+TINT_FRACTION: Final = 0.5
 ROW_LENGTH: Final = 8  # most frames in a row
 HEAT: Final = "cividis"  # color map that is also readable without color vision and in gray
 SMALL_POINTS: Final = 8  # font size of explanations, in points
@@ -46,7 +46,7 @@ class ClipMask:
     strategy: Strategy
     grid: TokenGrid
     visible: Tensor  # (K,) ids of the encoded tokens, ascending
-    target: Tensor  # (M,) ids of the tokens to predict
+    predicted_ids: Tensor  # (M,) ids of the tokens to predict
     importance: Tensor | None  # (N,) float32; None if the strategy measures nothing
     frames: Tensor  # (T, H, W, 3) float32 in [0, 1]
     predicted: Tensor | None = None  # `frames` with the targets as a model predicts them
@@ -54,7 +54,7 @@ class ClipMask:
     @property
     def kept(self) -> Tensor:
         """The ids of the encoded or predicted tokens, ascending."""
-        return torch.cat([self.visible, self.target]).unique()
+        return torch.cat([self.visible, self.predicted_ids]).unique()
 
     @property
     def shown(self) -> Tensor:
@@ -64,7 +64,7 @@ class ClipMask:
         """
         kept, predicted = torch.zeros(2, self.grid.num_tokens)
         kept[self.kept] = 1
-        predicted[self.target] = TINT_SHARE if len(self.visible) else 0
+        predicted[self.predicted_ids] = TINT_FRACTION if len(self.visible) else 0
         frames = blend(self.frames, torch.tensor(TINT), self.on_grid(predicted))
         return blend(frames, torch.tensor(HIDDEN_GRAY), self.on_grid(1 - kept))
 
@@ -74,14 +74,16 @@ class ClipMask:
 
     @property
     def counts(self) -> str:
-        """The shares of visible and of predicted tokens, one a line."""
+        """The fractions of visible and of predicted tokens, one a line."""
         total = self.grid.num_tokens
-        named = {"visible": self.visible, "predicted" if len(self.visible) else "kept": self.target}
-        return "\n".join(f"{name} {format_share(len(ids), total)}" for name, ids in named.items() if len(ids))
+        named = {"visible": self.visible, "predicted" if len(self.visible) else "kept": self.predicted_ids}
+        return "\n".join(
+            f"{name} {format_fraction(len(ids), total)}" for name, ids in named.items() if len(ids)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
-        kept_per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
+        kept_per_slice = torch.bincount(self.kept // self.grid.num_positions, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
             "strategy": self.strategy.strategy,
@@ -92,9 +94,9 @@ class ClipMask:
         }
 
 
-def blend(frames: Tensor, color: Tensor, share: Tensor) -> Tensor:
-    """Frames (T, H, W, 3) with a share (t, h, w) of a color in the pixels of each token."""
-    by_pixel = spread_over_pixels(share, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+def blend(frames: Tensor, color: Tensor, fraction: Tensor) -> Tensor:
+    """Frames (T, H, W, 3) with a fraction (t, h, w) of a color in the pixels of each token."""
+    by_pixel = spread_over_pixels(fraction, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
     return frames * (1 - by_pixel) + color * by_pixel
 
 
@@ -110,13 +112,13 @@ def with_three_channels(frames: Tensor) -> Tensor:
     return frames.expand(*frames.shape[:-1], 3)
 
 
-def format_share(count: int, total: int) -> str:
-    """A share of tokens as text: `30 % = 604 of 2016`."""
+def format_fraction(count: int, total: int) -> str:
+    """A fraction of tokens as text: `30 % = 604 of 2016`."""
     return f"{round(100 * count / total, 1):g} % = {count} of {total}"
 
 
 def format_range(numbers: Sequence[int]) -> str:
-    """The ascending frame numbers of a time slice as text: `7`, `7, 11` or `7 to 19`."""
+    """The ascending frame numbers of a time index as text: `7`, `7, 11` or `7 to 19`."""
     return ", ".join(map(str, numbers)) if len(numbers) < 3 else f"{numbers[0]} to {numbers[-1]}"
 
 
@@ -144,16 +146,16 @@ def make_figure_rows(masks: Sequence[ClipMask]) -> list[FigureRow]:
 
 
 def draw_rows(
-    path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, numbers: Sequence[int] = ()
+    path: Path, rows: Sequence[FigureRow], *, num_time_indices: int, title: str, numbers: Sequence[int] = ()
 ) -> None:
-    """Draw a figure with a line for each row and a column for the first frame of each of up to 8 slices.
+    """Draw a figure with a line for each row and a column for the first frame of up to 8 time indices.
 
     Columns have the `numbers` of the T frames in the video, or start at 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)
-    step = length // slices
-    columns = range(0, slices, -(-slices // ROW_LENGTH))  # slices that get a column
+    step = length // num_time_indices
+    columns = range(0, num_time_indices, -(-num_time_indices // ROW_LENGTH))  # time indices that get a column
     column = min(1.3 * max(width / height, 0.75), 1.6)  # inches: eight columns fit on a screen
     size = (column * len(columns) + 2.6, column * height / width * len(rows) + 1)
     with saved_figure(path, size, points=10, framed=True, layout="compressed") as figure:
@@ -181,12 +183,14 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
         scores = spread_over_pixels(example.scores, frames.shape[:3])
         highest = float(scores.max()) if scores.max() > 0 else 1.0
-        count = format_share(int(example.mask.sum()), example.mask.numel())
+        count = format_fraction(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, shorten(Path(example.video).name, 24)),
             FigureRow("kept tokens", blend(frames, torch.tensor(HIDDEN_GRAY), 1 - example.mask), count),
-            FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
+            FigureRow(
+                "reconstructed", example.reconstructed.movedim(0, -1).clamp(0, 1), "from the kept tokens"
+            ),
             FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),
         ]
-    title = "tokens kept by the tokenizer, and the clip rebuilt from them"
-    draw_rows(path, rows, slices=examples[0].mask.size(0), title=title)
+    title = "tokens kept by the tokenizer, and the clip reconstructed from them"
+    draw_rows(path, rows, num_time_indices=examples[0].mask.size(0), title=title)

@@ -49,7 +49,8 @@ def saved_figure(
 ) -> Iterator[Figure]:
     """Yield a figure, and save it at the end of the block: as a PNG unless the path ends in .pdf or .svg.
 
-    Letters that matplotlib's font lacks are drawn with an installed font, otherwise as boxes with a warning.
+    Letters that matplotlib's font lacks are sampled with an installed font, otherwise as boxes with a
+    warning.
 
     Args:
         size: width and height in inches, before the figure is cut to its content.

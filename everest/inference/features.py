@@ -19,7 +19,7 @@ from torch import Tensor
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.jobs import LongJob, add_rows, add_window_rows, encoding_of
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes, ViewTensors
+from everest.inference.videos import Batching, ViewTensors
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file
 from everest.system.parts import Parts
@@ -57,7 +57,7 @@ def extract(
     model: OpenedModel,
     samples: Sequence[Sample],
     out: Path,
-    passes: Passes,
+    batching: Batching,
     *,
     level: str,
     overwrite: bool = False,
@@ -69,27 +69,27 @@ def extract(
     its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
-        passes: with a `window`, each window of a video has a row.
+        batching: with a `window`, each window of a video has a row.
         overwrite: replace the file, and start again.
     Returns:
         The unreadable videos, each with the reason; of a damaged video, the intact windows have rows.
         None in a process other than the main one.
     """
     _check_level(model, level, option="--features")
-    if passes.window is None and passes.step is not None:
+    if batching.window is None and batching.step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     if out.suffix not in FEATURE_SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(FEATURE_SUFFIXES)}")
-    passes = replace(passes, step=passes.step or passes.window)
-    job = LongJob(model, samples, passes, {"features": level}, output=out, overwrite=overwrite)
+    batching = replace(batching, step=batching.step or batching.window)
+    job = LongJob(model, samples, batching, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
         rows = _add_features(store, job, level)
         if rows is None:
             return None
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding_of(model)}
-        if passes.window is not None:
-            header |= {"window": passes.window, "step": passes.step}
+        if batching.window is not None:
+            header |= {"window": batching.window, "step": batching.step}
         views = model.recipe.eval
         header |= {"clips": views.clips, "crops": views.crops, "keep": model.keep}
         _write_features(rows.arrays, rows.names, out, header)
@@ -98,11 +98,11 @@ def extract(
 
 
 def compute_features(
-    model: OpenedModel, samples: Sequence[Sample], passes: Passes, *, level: str
+    model: OpenedModel, samples: Sequence[Sample], batching: Batching, *, level: str
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
     _check_level(model, level, option="level")
-    job = LongJob(model, samples, passes, {})
+    job = LongJob(model, samples, batching, {})
     with job.open() as store:
         rows = _add_features(store, job, level)
         assert rows is not None  # this is the only process
@@ -122,11 +122,11 @@ def _check_level(model: OpenedModel, level: str, *, option: str) -> None:
 def _add_features(store: Parts, job: LongJob, level: str) -> _Rows | None:
     """Add the rows that a folder of parts lacks; None in a process other than the main one."""
     model, samples, make_row = job.model, job.samples, FEATURE_LEVELS[level]
-    if job.passes.window is None:
-        joined = add_rows(store, model, samples, model.features, make_row, job.passes)
+    if job.batching.window is None:
+        joined = add_rows(store, model, samples, model.features, make_row, job.batching)
     else:
         joined = add_window_rows(
-            store, model, samples, model.features, lambda _, views: make_row(views), job.passes
+            store, model, samples, model.features, lambda _, views: make_row(views), job.batching
         )
     if joined is None:
         return None

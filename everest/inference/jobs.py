@@ -21,11 +21,11 @@ from torch import Tensor
 from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Compute, Passes, ViewTensors, compute_over_videos, compute_over_windows
+from everest.inference.videos import Batching, Compute, ViewTensors, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import ListSize, Sample
 from everest.system.accelerator import Processes, join_processes
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.parts import FIX, JoinedParts, Parts, divide, open_parts, read_saved_plan
 from everest.system.text import damage_errors, plural, validate
@@ -46,7 +46,7 @@ class LongJob:
 
     model: OpenedModel
     samples: Sequence[Sample]
-    passes: Passes
+    batching: Batching
     settings: dict[str, Any]  # further JSON values that the rows follow from
     output: Path | None = None  # None: the rows are in a temporary folder
     other_files: Sequence[Path] = ()  # further files that are written with the output
@@ -75,9 +75,9 @@ class LongJob:
             "versions of videos": versions.hexdigest()[:16],
             "precision": self.model.runtime.precision,
             **self.settings,
-            "batch": self.passes.batch,
-            "window": self.passes.window,
-            "step": self.passes.step,
+            "batch": self.batching.batch,
+            "window": self.batching.window,
+            "step": self.batching.step,
             "files": [str(path) for path in self.other_files],
         }
 
@@ -130,7 +130,7 @@ def add_rows(
     samples: Sequence[Sample],
     compute: Compute,
     make_row: Callable[[ViewTensors], dict[str, Tensor]],
-    passes: Passes,
+    batching: Batching,
 ) -> JoinedParts | None:
     """Add the rows of the videos that a folder of parts lacks.
 
@@ -139,30 +139,30 @@ def add_rows(
     Returns:
         The rows of all processes, with the results of each video; None in a process other than the main one.
     """
-    units = divide(len(samples), batch=passes.batch)
+    units = divide(len(samples), batch=batching.batch)
     completed, begun = store.progress()
     done = begun + sum(len(units[unit]) for unit in completed)
     if done:
-        passes.report(notice(f"resuming after {done} of {plural(len(samples), ListSize.of(samples).noun)}"))
+        batching.emit(notice(f"resuming after {done} of {plural(len(samples), ListSize.of(samples).noun)}"))
     own = store.own(len(units))
-    rest = {unit: passes.divide(units[unit][len(store.results(unit)) :]) for unit in own}
+    rest = {unit: batching.divide(units[unit][len(store.results(unit)) :]) for unit in own}
     parts = [part for unit in own for part in rest[unit]]
     computed = compute_over_videos(
         model.dataset(samples),
         parts,
         compute,
         train=model.recipe.train,
-        report=passes.report,
+        emit=batching.emit,
         processes=store.processes.num_processes,
     )
     for unit in own:
         for part, values in zip(rest[unit], computed, strict=False):
             results = [each if isinstance(each, Unreadable) else None for each in values]
-            _report_problems(zip((samples[index] for index in part), results, strict=True), passes.report)
+            _report_problems(zip((samples[index] for index in part), results, strict=True), batching.emit)
             rows = [make_row(each) for each in values if not isinstance(each, Unreadable)]
             store.add(unit, results, _stack_rows(rows), is_last=part is rest[unit][-1])
     known = {index for unit in (*completed, *own) for index in units[unit]}
-    return _join(store, samples, known, passes.report, is_one_each=True)
+    return _join(store, samples, known, batching.emit, is_one_each=True)
 
 
 def add_window_rows(
@@ -171,7 +171,7 @@ def add_window_rows(
     samples: Sequence[Sample],
     compute: Compute,
     make_row: Callable[[Window, ViewTensors], dict[str, Tensor]],
-    passes: Passes,
+    batching: Batching,
     *,
     make_video_tensors: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
 ) -> JoinedParts | None:
@@ -186,11 +186,11 @@ def add_window_rows(
     if completed or num_windows:
         windows_text = f" and {plural(num_windows, 'window')} of others" if num_windows else ""
         done_text = f"resuming after {len(completed)} of {plural(len(samples), 'video')}{windows_text}"
-        passes.report(notice(done_text))
+        batching.emit(notice(done_text))
     own = store.own(len(samples))
     for unit in own:
         sample, results = samples[unit], _read_results(store, store.results(unit))
-        for items in compute_over_windows(model, sample, compute, passes, done=[*results]):
+        for items in compute_over_windows(model, sample, compute, batching, done=[*results]):
             added = [item if isinstance(item, Unreadable) else None for item in items]
             rows = []
             for window, values in (item for item in items if not isinstance(item, Unreadable)):
@@ -199,7 +199,7 @@ def add_window_rows(
             store.add(unit, added, _stack_rows(rows), is_last=False)
             results += added
         store.add(unit, [], make_video_tensors(sample) if None in results else {}, is_last=True)
-    return _join(store, samples, {*completed, *own}, passes.report)
+    return _join(store, samples, {*completed, *own}, batching.emit)
 
 
 def _read_results(store: Parts, values: list[Any]) -> list[Result]:
@@ -209,7 +209,7 @@ def _read_results(store: Parts, values: list[Any]) -> list[Result]:
 
 
 def _join(
-    store: Parts, samples: Sequence[Sample], known: set[int], report: Report, *, is_one_each: bool = False
+    store: Parts, samples: Sequence[Sample], known: set[int], emit: Emit, *, is_one_each: bool = False
 ) -> JoinedParts | None:
     """Join the parts of all processes; report the problems that others met: not those of `known` samples.
 
@@ -224,14 +224,14 @@ def _join(
         results = [[result] for of_unit in results for result in of_unit]
     pairs = zip(samples, results, strict=True)
     others = [pair for index, pair in enumerate(pairs) if index not in known]
-    _report_problems(((sample, result) for sample, of_sample in others for result in of_sample), report)
+    _report_problems(((sample, result) for sample, of_sample in others for result in of_sample), emit)
     return joined._replace(results=results)
 
 
-def _report_problems(results: Iterable[tuple[Sample, Result]], report: Report) -> None:
+def _report_problems(results: Iterable[tuple[Sample, Result]], emit: Emit) -> None:
     for sample, result in results:
         if result is not None and not result.is_window:
-            report(notice(f"{sample.video_id}: {result.reason}"))
+            emit(notice(f"{sample.video_id}: {result.reason}"))
 
 
 def _stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import OptionError
 from everest.inference.jobs import LongJob, add_rows
 from everest.inference.opened_model import OpenedModel, check_counts
-from everest.inference.videos import Passes, ViewTensors
+from everest.inference.videos import Batching, ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 
@@ -28,7 +28,7 @@ DEFAULT_TOP: Final = 5  # classes, unless another number is requested
 def open_predictions(
     model: OpenedModel,
     samples: Sequence[Sample],
-    passes: Passes,
+    batching: Batching,
     *,
     top: int | None,
     output: Path | None = None,
@@ -47,10 +47,10 @@ def open_predictions(
     """
     classes = model.classes
     check_top(classes, top)
-    job = LongJob(model, samples, passes, {"predict": "videos"}, output=output, overwrite=overwrite)
+    job = LongJob(model, samples, batching, {"predict": "videos"}, output=output, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
-        rows = add_rows(store, model, samples, model.outputs, mean_outputs, passes)
+        rows = add_rows(store, model, samples, model.outputs, mean_outputs, batching)
         if rows is None:
             yield None
             return

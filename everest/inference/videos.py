@@ -24,14 +24,14 @@ from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, read_window_items
 from everest.lists.sample import ListSize, Sample
-from everest.system.events import Report, ignore_event, notice
+from everest.system.events import Emit, ignore_event, notice
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
 Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to tensors of B rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes:
+class Batching:
     """Options for running a model over videos or their windows.
 
     Raises:
@@ -41,7 +41,7 @@ class Passes:
     batch: int = 1  # videos, or windows of one video, in a forward pass
     window: float | None = None  # seconds of a window; None: the length of a clip
     step: float | None = None  # seconds from the start of a window to that of the next; None: `window`
-    report: Report = ignore_event
+    emit: Emit = ignore_event
 
     def __post_init__(self) -> None:
         check_counts(batch=self.batch)
@@ -58,16 +58,16 @@ def compute_over_videos(
     compute: Compute,
     *,
     train: TrainSettings,
-    report: Report,
+    emit: Emit,
     processes: int = 1,
 ) -> Iterator[list[ViewTensors | Unreadable]]:
-    """Yield the values of the views of each sample, pass by pass.
+    """Yield the values of the views of each sample, batch by batch.
 
     Args:
         dataset: its unreadable samples are not replaced.
-        parts: the samples of each pass.
+        parts: the samples of each batch.
         train: the number of workers, and the longest time to wait for a sample.
-        report: receives the progress.
+        emit: receives the progress.
         processes: the number of processes that divide the samples.
     """
     if not parts:
@@ -81,7 +81,7 @@ def compute_over_videos(
         values = _compute_each(compute, batch.frames[readable]) if readable else iter(())
         results = [Unreadable(failed[0][1]) if failed else next(values) for failed in batch.failed_reads]
         num_done = min(num_done + len(results) * processes, size.num_samples)
-        report(size.progress_event(num_done))
+        emit(size.progress_event(num_done))
         yield results
 
 
@@ -89,35 +89,37 @@ def compute_over_windows(
     model: OpenedModel,
     sample: Sample,
     compute: Compute,
-    passes: Passes,
+    batching: Batching,
     *,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
-    """Yield the items of `read_window_items` in passes, with computed values in place of their views.
+    """Yield the items of `read_window_items` in batches, with computed values in place of their views.
 
-    All windows of a pass are of one video: the values do not depend on other videos.
+    All windows of a batch are of one video: the values do not depend on other videos.
 
     Raises:
         DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
     views = model.views
-    read_items = partial(read_window_items, sample, views, window=passes.window, step=passes.step, done=done)
+    read_items = partial(
+        read_window_items, sample, views, window=batching.window, step=batching.step, done=done
+    )
     timeout = model.recipe.train.data_timeout
-    items = _read_ahead(read_items, passes, timeout=timeout, path=sample.path)
-    while items_of_pass := list(islice(items, passes.batch)):
-        clips = [item[1] for item in items_of_pass if not isinstance(item, Unreadable)]
+    items = _read_ahead(read_items, batching, timeout=timeout, path=sample.path)
+    while items_of_batch := list(islice(items, batching.batch)):
+        clips = [item[1] for item in items_of_batch if not isinstance(item, Unreadable)]
         values = _compute_each(compute, torch.stack(clips)) if clips else iter(())
-        for item in items_of_pass:
+        for item in items_of_batch:
             if isinstance(item, Unreadable) and not item.is_window:
-                passes.report(notice(f"{sample.video_id}: {item.reason}"))
-        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in items_of_pass]
+                batching.emit(notice(f"{sample.video_id}: {item.reason}"))
+        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in items_of_batch]
 
 
 def _read_ahead(
-    read: Callable[..., Iterator[WindowItem]], passes: Passes, *, timeout: float, path: str
+    read: Callable[..., Iterator[WindowItem]], batching: Batching, *, timeout: float, path: str
 ) -> Iterator[WindowItem]:
-    """Yield the items that `read` yields in another thread, a pass ahead; pass on its reports."""
-    queue: Queue[WindowItem | dict[str, Any] | Exception | None] = Queue(passes.batch)
+    """Yield the items that `read` yields in another thread, a batch ahead; pass on its reports."""
+    queue: Queue[WindowItem | dict[str, Any] | Exception | None] = Queue(batching.batch)
     should_stop = Event()
 
     def put(item: WindowItem | dict[str, Any] | Exception | None) -> None:
@@ -127,7 +129,7 @@ def _read_ahead(
 
     def work() -> None:
         try:
-            for item in read(report=put):
+            for item in read(emit=put):
                 put(item)
                 if should_stop.is_set():
                     return
@@ -149,7 +151,7 @@ def _read_ahead(
             if isinstance(item, Exception):
                 raise item
             if isinstance(item, dict):
-                passes.report(item)
+                batching.emit(item)
             else:
                 yield item
     finally:

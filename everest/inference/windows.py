@@ -22,14 +22,14 @@ from everest.data.footage import frame_span, read_footages
 from everest.data.views import EvalViews
 from everest.errors import OptionError
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.types import Span
 from everest.video.frame_borders import VideoTimes
 from everest.video.reader import VideoError, frame_range, intact_frames, repair_notices, video_damage_text
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
 
-LEAST_SECONDS: Final = 0.001  # seconds of a window or a step
+MIN_SECONDS: Final = 0.001  # seconds of a window or a step
 
 
 class Unreadable(NamedTuple):
@@ -58,8 +58,8 @@ WindowItem = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C
 def check_seconds(**options: float | None) -> None:
     """Raise OptionError for the length or the step of windows that is below 0.001 seconds or not finite."""
     for name, seconds in options.items():
-        if seconds is not None and not LEAST_SECONDS <= seconds < math.inf:
-            raise OptionError(f"{name}: must be a number of seconds from {LEAST_SECONDS} on, not {seconds}")
+        if seconds is not None and not MIN_SECONDS <= seconds < math.inf:
+            raise OptionError(f"{name}: must be a number of seconds from {MIN_SECONDS} on, not {seconds}")
 
 
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:
@@ -114,7 +114,7 @@ def read_window_items(
     *,
     window: float | None,
     step: float | None,
-    report: Report,
+    emit: Emit,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[WindowItem]:
     """Yield the windows of a video; if it is unreadable or damaged, the last item is the reason.
@@ -130,13 +130,13 @@ def read_window_items(
     try:
         windows = windows_of(sample, views, window=window, step=step)
         for text in repair_notices(sample.video):
-            report(notice(text))
+            emit(notice(text))
         remaining = windows[len(done) :]
         clips = read_window_clips(sample.video, remaining, views) if remaining else iter(())
         for current, clip in zip(remaining, clips, strict=True):
             yield BAD_WINDOW if clip is None else (current, clip)
             is_damaged.append(clip is None)
-            report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
+            emit({"event": "window", "done": len(is_damaged), "windows": len(windows)})
         is_open = sample.end is None and sample.end_frame is None
         damaged = _damaged_spans(windows, is_damaged)
         within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)

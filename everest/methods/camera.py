@@ -16,7 +16,7 @@ MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
 NUM_RANDOM: Final = MOTIONS + 1  # random numbers of a clip: for its frame and its motions
 # Heuristic, over a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
 LARGEST_MOTION: Final = 0.5
-SHOWN_SHARE: Final = 0.75  # heuristic: the share of a frame's sides that a clip shows in its middle
+SHOWN_FRACTION: Final = 0.75  # heuristic: the fraction of a frame's sides that a clip shows in its middle
 
 
 def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     motions = 2 * numbers[:, 1:] - 1  # (B, MOTIONS)
     time = torch.linspace(-0.5, 0.5, length, device=frames.device)  # (T,)
     x, y, zoom, angle = (LARGEST_MOTION * motions[:, :, None] * time).unbind(1)  # (B, T) each
-    scale, aspect = SHOWN_SHARE * zoom.exp(), width / height
+    scale, aspect = SHOWN_FRACTION * zoom.exp(), width / height
     cos, sin = scale * angle.cos(), scale * angle.sin()  # (B, T)
     rows = torch.stack([cos, -sin / aspect, x, sin * aspect, cos, y], dim=2)  # (B, T, 6)
     grid = F.affine_grid(rows.view(-1, 2, 3), [batch * length, 1, height, width], align_corners=False)

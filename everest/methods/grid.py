@@ -1,7 +1,7 @@
 """Tokens of a clip: their grid, random numbers and selection, and conversion between pixels and tokens.
 
 B batch, C color channels, T frames, H W pixels, N tokens = t*h*w of the grid, K chosen tokens, S candidate
-slices (those that a clip is drawn from), t p q a tubelet's frames, rows and columns.
+time indices (those that a clip is sampled from), t p q a tubelet's frames, rows and columns.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from everest.errors import RecipeError
 from everest.methods.camera import NUM_RANDOM
 from everest.system.private_apis import compile_as_constant
 
-MOST_TOKENS: Final = 2**20  # heuristic: 80 times the tokens of a clip of 128 frames of 224 x 224 pixels
+MAX_TOKENS: Final = 2**20  # heuristic: 80 times the tokens of a clip of 128 frames of 224 x 224 pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGrid:
-    """The tokens of a clip: `t` slices of `h` x `w` places. Token id = (slice * h + row) * w + column."""
+    """The tokens of a clip: `h` x `w` at each of `t` time indices. Id: (time * h + row) * w + column."""
 
     t: int
     h: int
@@ -43,33 +43,33 @@ class TokenGrid:
         return cls(t=frames // tubelet[0], h=size[0] // tubelet[1], w=size[1] // tubelet[2])
 
     @property
-    def per_slice(self) -> int:
+    def num_positions(self) -> int:
         return self.h * self.w
 
     @property
     def num_tokens(self) -> int:
-        return self.t * self.per_slice
+        return self.t * self.num_positions
 
 
 def check_num_tokens(grid: TokenGrid) -> None:
     """Raise RecipeError if the positions of a clip's tokens would take too much memory."""
-    if grid.num_tokens > MOST_TOKENS:
+    if grid.num_tokens > MAX_TOKENS:
         raise RecipeError(
-            f"a clip has {grid.num_tokens} tokens, {MOST_TOKENS} are possible: take fewer frames, a smaller "
+            f"a clip has {grid.num_tokens} tokens, {MAX_TOKENS} are possible: take fewer frames, a smaller "
             "size or a larger tubelet"
         )
 
 
-def num_candidates(slices: int, alpha: float) -> int:
-    """The number of candidate slices that `slices` are drawn from: alpha times as many, rounded down."""
-    return int(slices * Fraction(str(alpha)))
+def num_candidates(time_indices: int, alpha: float) -> int:
+    """How many candidates `time_indices` are sampled from: alpha times as many, rounded down."""
+    return int(time_indices * Fraction(str(alpha)))
 
 
 class ClipNoise(NamedTuple):
     """The uniform random numbers in [0, 1) of clips, by what they choose."""
 
     tokens: Tensor  # (B, N): which tokens are visible and which are predicted
-    slices: Tensor  # (B, S): which candidate slices make the clip; (B, 0) without frame selection
+    time_indices: Tensor  # (B, S): which candidate time indices make the clip; (B, 0) without frame selection
     camera: Tensor  # (B, NUM_RANDOM): the simulated motion of the camera; (B, 0) without this task
 
 
@@ -77,8 +77,8 @@ class ClipNoise(NamedTuple):
 class NoiseLayout:
     """How many random numbers a clip has for each purpose: the loader draws them, the model splits them."""
 
-    candidates: TokenGrid  # of all slices that a clip is drawn from; without frame selection, of the clip
-    slices: int
+    candidates: TokenGrid  # what a clip is sampled from; without frame selection, the clip's
+    time_indices: int
     camera: int
 
     @classmethod
@@ -86,26 +86,28 @@ class NoiseLayout:
         """The layout for clips of `grid`.
 
         Args:
-            alpha: frame selection draws the slices of a clip from alpha times as many.
+            alpha: frame selection draws the time indices of a clip from alpha times as many.
             camera: the weight of the camera task in the loss; 0: without it.
         """
         t = num_candidates(grid.t, alpha)
-        slices = t if t > grid.t else 0
-        return cls(candidates=replace(grid, t=t), slices=slices, camera=NUM_RANDOM if camera else 0)
+        time_indices = t if t > grid.t else 0
+        return cls(
+            candidates=replace(grid, t=t), time_indices=time_indices, camera=NUM_RANDOM if camera else 0
+        )
 
     @property
     def total(self) -> int:
         """The random numbers of a clip."""
-        return self.candidates.num_tokens + self.slices + self.camera
+        return self.candidates.num_tokens + self.time_indices + self.camera
 
     def split(self, noise: Tensor) -> ClipNoise:
         """Split the numbers (B, total) of clips; ValueError if a clip has more or fewer."""
-        parts = [self.candidates.num_tokens, self.slices, self.camera]
+        parts = [self.candidates.num_tokens, self.time_indices, self.camera]
         if noise.size(-1) != self.total:
-            tokens, slices, camera = parts
+            tokens, time_indices, camera = parts
             raise ValueError(
                 f"noise: {noise.size(-1)} numbers a clip, not {self.total} ({tokens} for tokens, "
-                f"{slices} for slices, {camera} for the camera)"
+                f"{time_indices} for time indices, {camera} for the camera)"
             )
         return ClipNoise(*noise.split(parts, dim=-1))
 
@@ -115,15 +117,15 @@ class TokenSelection:
     """The tokens that the encoder sees and those that the decoder predicts: ids, ascending in each row."""
 
     visible: Tensor  # (B, K) int64
-    target: Tensor  # (B, M) int64; (B, 0) if nothing is predicted
+    predicted: Tensor  # (B, M) int64; (B, 0) if nothing is predicted
 
-    def scored(self) -> Tensor:
-        """Whether each target counts in the loss, because it is not visible: (B, M) bool."""
+    def loss_mask(self) -> Tensor:
+        """Which of the predicted tokens count in the loss: those that are not visible, (B, M) bool."""
         if self.visible.size(1) == 0:
-            return torch.ones_like(self.target, dtype=torch.bool)
+            return torch.ones_like(self.predicted, dtype=torch.bool)
         # Contiguous: searchsorted copies other tensors itself, with a warning.
-        index = torch.searchsorted(self.visible.contiguous(), self.target.contiguous())
-        return self.visible.gather(1, index.clamp_(max=self.visible.size(1) - 1)) != self.target
+        index = torch.searchsorted(self.visible.contiguous(), self.predicted.contiguous())
+        return self.visible.gather(1, index.clamp_(max=self.visible.size(1) - 1)) != self.predicted
 
     def check(self, grid: TokenGrid, batch: int, *, predicts: bool = True) -> None:
         """Check a selection that a caller made for a forward pass over `batch` clips of `grid`.
@@ -131,13 +133,13 @@ class TokenSelection:
         The check waits for the device, so it is not used for selections that a strategy makes.
 
         Args:
-            predicts: whether the model predicts the target; otherwise only the visible tokens are checked.
+            predicts: whether the model predicts tokens; otherwise only the visible tokens are checked.
         Raises:
             ValueError: names the invalid part.
         """
         checked = {"selection.visible": self.visible}
         if predicts:
-            checked["selection.target"] = self.target
+            checked["selection.predicted"] = self.predicted
         for name, ids in checked.items():
             if ids.dim() != 2 or ids.size(0) != batch or not ids.size(1) or ids.dtype != torch.int64:
                 raise ValueError(
@@ -153,8 +155,10 @@ class TokenSelection:
                 )
             if (ids.diff(dim=1) <= 0).any():
                 raise ValueError(f"{name}: ids must ascend in each row, without duplicates; sort them")
-        if predicts and not self.visible.is_meta and not self.scored().any():
-            raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
+        if predicts and not self.visible.is_meta and not self.loss_mask().any():
+            raise ValueError(
+                "selection.predicted: all predicted tokens are visible, so none counts in the loss"
+            )
 
 
 def check_inputs(
@@ -190,7 +194,7 @@ def is_keep_ratio(value: object) -> bool:
 
 @compile_as_constant  # torch.compile cannot trace fractions
 def num_kept(num_tokens: int, ratio: float) -> int:
-    """The number of tokens in a share `ratio` of `num_tokens`, rounded down, computed on exact decimals.
+    """The number of tokens in a fraction `ratio` of `num_tokens`, rounded down, computed on exact decimals.
 
     470 of 1568 at 0.3, 156 at 0.1, 940 at 0.6 (golden/token_counts.json). In floating point
     `int((1 - 0.9) * 10)` is 0; the decimal that the user wrote gives 1.
@@ -199,7 +203,7 @@ def num_kept(num_tokens: int, ratio: float) -> int:
 
 
 def _tubelets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:
-    """A view of `frames` (B, C, T, H, W) cut into tubelets: (B, slices, rows, columns, C, t, p, q)."""
+    """A view of `frames` (B, C, T, H, W) cut into tubelets: (B, time indices, rows, columns, C, t, p, q)."""
     b, c, num_frames, height, width = frames.shape
     t, p, q = tubelet
     x = frames.reshape(b, c, num_frames // t, t, height // p, p, width // q, q)
@@ -229,7 +233,7 @@ def unpatchify(patches: Tensor, grid: TokenGrid) -> Tensor:
     """The inverse of `patchify`: (B, N, C, t, p, q) to (B, C, T, H, W)."""
     b, _, c, t, p, q = patches.shape
     x = patches.view(b, grid.t, grid.h, grid.w, c, t, p, q)
-    x = x.permute(0, 4, 1, 5, 2, 6, 3, 7)  # (B, C, slices, t, rows, p, columns, q)
+    x = x.permute(0, 4, 1, 5, 2, 6, 3, 7)  # (B, C, time indices, t, rows, p, columns, q)
     return x.reshape(b, c, grid.t * t, grid.h * p, grid.w * q)
 
 

@@ -19,7 +19,7 @@ from everest.system.compute import computes_bf16, full_precision, fusable, in_pa
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
-FirstSlice = Literal["copy", "zero"]
+FirstTimeIndex = Literal["copy", "zero"]
 # Maps clips (B, C, T, H, W), bytes or normalized, to a tokenizer's scores (B, N) float32: importance.
 Scorer = Callable[[Tensor], Tensor]
 
@@ -74,28 +74,28 @@ NO_CHANGE: dict[str, float] = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-ck
 
 @torch.no_grad()
 def embedding_change(
-    frames: Tensor, embed: Embedding, distance: DistanceName = "l2", first_slice: FirstSlice = "copy"
+    frames: Tensor, embed: Embedding, distance: DistanceName = "l2", first_slice: FirstTimeIndex = "copy"
 ) -> Tensor:
-    """The distance of each token from the slice before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
+    """The change of each token since the time index before: I(i+1, j) = S(k(i+1, j), k(i, j)), EVEREST eq. 2.
 
     Measured in float32 even under autocast: rounding to bfloat16 changes which tokens are kept. For a norm
-    the frames are subtracted first, so that only slices - 1 are embedded and no bias has to cancel. Bytes are
-    subtracted as they are: their differences are exact in any type, and are normalized by the weight.
+    the frames are subtracted first, so that one time index fewer is embedded and no bias has to cancel.
+    Bytes are subtracted as they are: the differences are exact in any type, and normalized by the weight.
 
-    Tokens with the same pixels as in the slice before have exactly the importance `NO_CHANGE`. Otherwise,
-    rounding errors would rank them differently in compiled and in exported models.
+    Tokens with the same pixels as in the time index before have exactly the importance `NO_CHANGE`.
+    Otherwise, rounding errors would rank them differently in compiled and in exported models.
 
     Args:
         frames: (B, C, T, H, W) uint8, or float: normalized.
-        first_slice: `copy` gives it the importance of the second slice, like the released program; `zero`
+        first_slice: `copy` gives it the importance of the second time index, like the official code; `zero`
             gives it no change.
     Returns:
-        (B, N) float32. No change for a clip of one slice.
+        (B, N) float32. No change for a clip of one time index.
     """
     t, p, q = embed.tubelet
-    per_slice, no_change = frames.size(3) // p * (frames.size(4) // q), NO_CHANGE[distance]
+    num_positions, no_change = frames.size(3) // p * (frames.size(4) // q), NO_CHANGE[distance]
     if frames.size(2) == t:
-        return frames.new_full((frames.size(0), per_slice), no_change, dtype=torch.float32)
+        return frames.new_full((frames.size(0), num_positions), no_change, dtype=torch.float32)
     now, before = frames[:, :, t:], frames[:, :, :-t]
     with full_precision(frames.device):
         if distance in DISTANCES:
@@ -109,7 +109,7 @@ def embedding_change(
         else:
             change = patchify(now.float() - before.float(), embed.tubelet)
             later = NORMS[distance](embed(change, biased=False))
-    first = later[:, :per_slice]  # (B, h*w)
+    first = later[:, :num_positions]  # (B, h*w)
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 

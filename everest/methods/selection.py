@@ -7,11 +7,11 @@ selection is a pure function with the same result on every machine. The key `sel
 strategy.
 
 Here are the strategies that rank tokens by how much they change, EVEREST's first, and its
-information-intensive frame selection (§4.2), which draws the slices of a clip from more candidates. What the
-paper leaves open is our choice, and marked. All other strategies are in everest.methods.strategies.
+information-intensive frame selection (§4.2), which draws the time indices of a clip from more candidates.
+What the paper leaves open is our choice, and marked. All other strategies are in everest.methods.strategies.
 
-B batch, C channels, T frames, H W pixels, N tokens, K visible and M target tokens, t h w the grid's slices,
-rows and columns, S candidate slices.
+B batch, C channels, T frames, H W pixels, N tokens, K visible and M target tokens, t h w the grid's time
+indices, rows and columns, S candidate time indices.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, is_keep_ratio, num_k
 from everest.methods.importance import (
     DistanceName,
     Embedding,
-    FirstSlice,
+    FirstTimeIndex,
     Scorer,
     embedding_change,
     pixel_change,
@@ -40,7 +40,7 @@ from everest.methods.importance import (
 
 Ratio = Annotated[float, Field(gt=0, le=1)]
 RatioOrZero = Annotated[float, Field(ge=0, le=1)]
-LEAST_UNIFORM: Final = 1e-6  # heuristic: where too few tokens change, others are drawn as well
+MIN_UNIFORM: Final = 1e-6  # heuristic: where too few tokens change, others are sampled as well
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Strategy(ABC):
     __pydantic_config__ = ConfigDict(extra="forbid")
     strategy: str = ""  # its name in a recipe; of another package: its import path
     cell: ClassVar[int] = 1  # the rows and columns of the grid must be multiples of this
-    share_setting: ClassVar[str] = "mask_ratio"  # the setting that `keeping` changes
+    ratio_setting: ClassVar[str] = "mask_ratio"  # the setting that `keeping` changes
 
     def __post_init__(self) -> None:
         name_by_class(self, "strategy")
@@ -88,23 +88,25 @@ class Strategy(ABC):
         """Whether a trained tokenizer gives the importance."""
         return False
 
-    def keeping(self, share: float) -> Strategy:
-        """The same strategy, encoding a `share` of all tokens, of all places or of all slices."""
-        if not is_keep_ratio(share):
-            raise ValueError(f"a share of the tokens to keep is more than 0 and at most 1, not {share!r}")
-        if self.share_setting not in vars(self):
+    def keeping(self, fraction: float) -> Strategy:
+        """The same strategy, encoding a `fraction` of all tokens, of all positions or of all time indices."""
+        if not is_keep_ratio(fraction):
+            raise ValueError(
+                f"a fraction of the tokens to keep is more than 0 and at most 1, not {fraction!r}"
+            )
+        if self.ratio_setting not in vars(self):
             raise RecipeError(
-                f"{self.strategy} has no share of tokens to change; define its method `keeping`"
+                f"{self.strategy} has no fraction of tokens to change; define its method `keeping`"
             )
         # On the decimals as they were written, like `num_kept`.
-        value = float(1 - Decimal(str(share))) if self.share_setting == "mask_ratio" else share
-        return replace(self, **{self.share_setting: value})
+        value = float(1 - Decimal(str(fraction))) if self.ratio_setting == "mask_ratio" else fraction
+        return replace(self, **{self.ratio_setting: value})
 
     def at_evaluation(self, keep: float | None = None) -> Strategy:
         """The strategy that a classifier uses after training. Its choice must not depend on the noise.
 
         Args:
-            keep: the share of the tokens to encode; None: as in training.
+            keep: the fraction of the tokens to encode; None: as in training.
         """
         return self if keep is None else self.keeping(keep)
 
@@ -163,7 +165,7 @@ def split(kept: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
     """Draw `num_visible` of the kept tokens (B, K + M) as visible tokens; the others are the target.
 
     Args:
-        noise: (B, N) uniform in [0, 1), by which the tokens are drawn.
+        noise: (B, N) uniform in [0, 1), by which the tokens are sampled.
     """
     order = noise.gather(1, kept).argsort(dim=1, stable=True)
     shuffled = kept.gather(1, order)
@@ -174,11 +176,11 @@ def split(kept: Tensor, noise: Tensor, num_visible: int) -> TokenSelection:
 class TopK(Strategy):
     """Keeps the most important tokens, encodes a random part of them and predicts the others.
 
-    EVEREST §4.1 predicts all kept tokens; the released program and the paper's own cost tables predict only
+    EVEREST §4.1 predicts all kept tokens; the official code and the paper's own cost tables predict only
     those that are not visible, and so does this class.
     """
 
-    share_setting: ClassVar[str] = "keep_ratio"
+    ratio_setting: ClassVar[str] = "keep_ratio"
     keep_ratio: Ratio = 0.3  # rho_pre, EVEREST Table 7
     visible_ratio: Ratio | None = 0.1  # rho_pre * rho_post, EVEREST §4.1; None: all kept tokens
     order: Literal["descending", "ascending"] = "descending"  # EVEREST Table 16
@@ -192,12 +194,12 @@ class TopK(Strategy):
 
     def kept_ids(self, grid: TokenGrid, importance: Tensor) -> Tensor:
         """The ids (B, K + M) of the kept tokens of `grid`, the most important first."""
-        # Stable: the first slice copies the second slice's distances, so ties are common.
+        # Stable: the first time index copies the second time index's distances, so ties are common.
         order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
         return order[:, : num_kept(grid.num_tokens, self.keep_ratio)]
 
-    def keeping(self, share: float) -> Self:
-        return replace(cast("Self", super().keeping(share)), visible_ratio=None)
+    def keeping(self, fraction: float) -> Self:
+        return replace(cast("Self", super().keeping(fraction)), visible_ratio=None)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -207,13 +209,14 @@ class TopK(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class ByEmbeddingChange(TopK):
-    """Importance is the change of the embeddings k since the slice before (EVEREST §4.1).
+    """Importance is the change of the embeddings k since the time index before (EVEREST §4.1).
 
-    I(i+1, j) = S(k(i+1, j), k(i, j)) is the importance of place j in slice i+1, with the distance S (eq. 2).
+    I(i+1, j) = S(k(i+1, j), k(i, j)) is the importance of position j in time index i+1, with the distance S
+    (eq. 2).
     """
 
     distance: DistanceName = "l2"  # EVEREST Table 9
-    first_slice: FirstSlice = "copy"  # released program: copy
+    first_slice: FirstTimeIndex = "copy"  # official code: copy
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return embedding_change(frames, embed, self.distance, self.first_slice)
@@ -237,20 +240,20 @@ class FrameDifference(TopK):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn(ByEmbeddingChange):
+class Sampled(ByEmbeddingChange):
     """Draws tokens without replacement, changed tokens with a higher probability. Our choice.
 
     A token's probability is uniform / N + (1 - uniform) * change / sum of all changes, where change is its
-    importance minus the lowest importance in the clip. The drawn tokens are the top k by log probability plus
-    Gumbel noise (Kool et al. 2019, Gumbel top-k): the first are visible, the others are predicted.
-    With `uniform: 1`, importance has no effect, and training does not measure it.
+    importance minus the lowest importance in the clip. The sampled tokens are the top k by log probability
+    plus Gumbel noise (Kool et al. 2019, Gumbel top-k): the first are visible, the others are predicted. With
+    `uniform: 1`, importance has no effect, and training does not measure it.
     """
 
-    strategy: Literal["drawn"] = "drawn"
+    strategy: Literal["sampled"] = "sampled"
     uniform: RatioOrZero = 0.5  # heuristic
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        chance = torch.full_like(noise, max(self.uniform, LEAST_UNIFORM) / grid.num_tokens)  # (B, N)
+        chance = torch.full_like(noise, max(self.uniform, MIN_UNIFORM) / grid.num_tokens)  # (B, N)
         if self.uses_importance:
             assert importance is not None, "this strategy draws by importance"
             change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
@@ -280,29 +283,29 @@ class Drawn(ByEmbeddingChange):
 
 
 def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:
-    """Count the kept tokens in each of S candidate slices, c_i in the paper: (B, S) int64.
+    """Count the kept tokens in each of S candidate time indices, c_i in the paper: (B, S) int64.
 
     Args:
-        importance: (B, N) float32, of the tokens of all candidate slices.
+        importance: (B, N) float32, of the tokens of all candidate time indices.
         grid: of these tokens.
     """
     kept = strategy.kept_ids(grid, importance)  # (B, K + M)
     counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
-    return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
+    return counts.scatter_add_(1, kept // grid.num_positions, torch.ones_like(kept))
 
 
-def draw_slices(counts: Tensor, noise: Tensor, num: int) -> Tensor:
-    """Draw candidate slices without replacement, with probability c_i / sum of the remaining slices' c.
+def sample_time_indices(counts: Tensor, noise: Tensor, num: int) -> Tensor:
+    """Sample time indices without replacement, with probability c_i / sum of the c that remain.
 
     Taking the smallest of -log(u) / c is equivalent to drawing one after the other (Efraimidis and Spirakis
-    2006). Slices without kept tokens come last, in the order of their noise (our choice).
+    2006). Time indices without kept tokens come last, in the order of their noise (our choice).
 
     Args:
-        counts: (B, S), the kept tokens of each candidate slice.
+        counts: (B, S), the kept tokens of each candidate time index.
         noise: (B, S) uniform in [0, 1).
-        num: t, the number of slices to draw.
+        num: t, the number of time indices to draw.
     Returns:
-        The numbers (B, t) int64 of the drawn slices, in temporal order.
+        The numbers (B, t) int64 of the sampled time indices, in temporal order.
     """
     smallest = torch.finfo(noise.dtype).tiny
     keys = -noise.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept

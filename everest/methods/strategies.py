@@ -1,6 +1,6 @@
 """The strategies that do not rank by change: masks and LVMAE's; and all strategies by their names.
 
-B batch, N tokens, M target tokens, t h w the grid's slices, rows and columns.
+B batch, N tokens, M target tokens, t h w the grid's time indices, rows and columns.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from everest.methods.external import external
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import Embedding, pixel_change
 from everest.methods.selection import (
-    Drawn,
     FrameDifference,
     Ratio,
     RatioOrZero,
     RedundancyRobust,
+    Sampled,
     Strategy,
     TopK,
     ascending,
@@ -32,7 +32,6 @@ from everest.methods.selection import (
 __all__ = [  # the public names of everest.strategies
     "STRATEGIES",
     "AllTokens",
-    "Drawn",
     "FrameDifference",
     "FrameWise",
     "LearnedImportance",
@@ -41,6 +40,7 @@ __all__ = [  # the public names of everest.strategies
     "RatioOrZero",
     "RedundancyRobust",
     "RunningCell",
+    "Sampled",
     "Strategy",
     "TokenGrid",
     "TokenSelection",
@@ -55,36 +55,36 @@ ScoreName = Literal["learned", "random", "frame-difference"]
 
 
 def random_tubes(grid: TokenGrid, noise: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Draw tubes: the tokens at `num` random places, the same in every slice.
+    """Draw tubes: the tokens at `num` random positions, the same at every time index.
 
     Args:
-        noise: (B, N) uniform in [0, 1); only the numbers of the first slice count.
+        noise: (B, N) uniform in [0, 1); only the numbers of the first time index count.
     Returns:
-        The ids (B, t * num) of the drawn tokens and (B, t * (h*w - num)) of all others, ascending.
+        The ids (B, t * num) of the sampled tokens and (B, t * (h*w - num)) of all others, ascending.
     """
-    places = noise[:, : grid.per_slice].argsort(dim=1, stable=True)  # (B, h*w)
-    starts = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.per_slice  # (1, t, 1)
-    drawn, others = ascending(places[:, :num]), ascending(places[:, num:])
-    return (starts + drawn.unsqueeze(1)).flatten(1), (starts + others.unsqueeze(1)).flatten(1)
+    positions = noise[:, : grid.num_positions].argsort(dim=1, stable=True)  # (B, h*w)
+    starts = torch.arange(grid.t, device=noise.device).view(1, -1, 1) * grid.num_positions  # (1, t, 1)
+    sampled, others = ascending(positions[:, :num]), ascending(positions[:, num:])
+    return (starts + sampled.unsqueeze(1)).flatten(1), (starts + others.unsqueeze(1)).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tube(Strategy):
-    """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map of places, masked in every slice."""
+    """VideoMAE's tube masking (Tong et al. 2022, §3.3): one random map, masked at every time index."""
 
     strategy: Literal["tube"] = "tube"
-    mask_ratio: Ratio = 0.9  # VideoMAE §3.3; the number of masked places is rounded down: 176 of 196
+    mask_ratio: Ratio = 0.9  # VideoMAE §3.3; the number of masked positions is rounded down: 176 of 196
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        num_visible = grid.per_slice - num_kept(grid.per_slice, self.mask_ratio)
+        num_visible = grid.num_positions - num_kept(grid.num_positions, self.mask_ratio)
         return TokenSelection(*random_tubes(grid, noise, num_visible))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSpaceTime(Strategy):
-    """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens drawn uniformly from the whole clip."""
+    """ST-MAE's masking (Feichtenhofer et al. 2022, §3.2): tokens sampled uniformly from the whole clip."""
 
-    share_setting: ClassVar[str] = "visible_ratio"
+    ratio_setting: ClassVar[str] = "visible_ratio"
     strategy: Literal["random"] = "random"
     visible_ratio: Ratio = 0.1  # ST-MAE masks 90 %; the number of visible tokens is rounded down: 156 of 1568
 
@@ -95,44 +95,47 @@ class RandomSpaceTime(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameWise(Strategy):
-    """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole slices are masked and predicted."""
+    """VideoMAE's frame masking (Tong et al. 2022, Table 1b): whole time indices are masked and predicted."""
 
     strategy: Literal["frame"] = "frame"
-    mask_ratio: Ratio = 0.875  # VideoMAE Table 1b; the number of masked slices is rounded down: 7 of 8
+    mask_ratio: Ratio = 0.875  # VideoMAE Table 1b; the number of masked time indices is rounded down: 7 of 8
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         num_visible = grid.t - num_kept(grid.t, self.mask_ratio)
-        slices = noise[:, : grid.t].argsort(dim=1, stable=True)  # (B, t)
-        places = torch.arange(grid.per_slice, device=noise.device)  # (h*w,)
-        visible, target = ascending(slices[:, :num_visible]), ascending(slices[:, num_visible:])
+        time_indices = noise[:, : grid.t].argsort(dim=1, stable=True)  # (B, t)
+        positions = torch.arange(grid.num_positions, device=noise.device)  # (h*w,)
+        visible, target = ascending(time_indices[:, :num_visible]), ascending(time_indices[:, num_visible:])
         return TokenSelection(
-            *((chosen.unsqueeze(2) * grid.per_slice + places).flatten(1) for chosen in (visible, target))
+            *(
+                (chosen.unsqueeze(2) * grid.num_positions + positions).flatten(1)
+                for chosen in (visible, target)
+            )
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunningCell(Strategy):
-    """Running cells of 2 x 2 places: the chosen places of each cell move by one place with every slice.
+    """Running cells of 2 x 2 positions: those chosen in each cell move by one position with every time index.
 
     VideoMAE V2 (Wang et al. 2023, §3.2) predicts the cells and encodes a tube; tokens that are visible and
     predicted do not count in the loss. MAR (Qing et al. 2023, §3.2) encodes the cells and predicts the rest.
-    The papers do not state the order of the places. Here they are counted row by row, and the chosen places
-    move back (VideoMAE V2) or forward (MAR), as in the released programs.
+    The papers do not state the order of the positions. Here they are counted row by row, and the chosen
+    positions move back (VideoMAE V2) or forward (MAR), as in the official code.
     """
 
     cell: ClassVar[int] = 2
     strategy: Literal["running-cell"] = "running-cell"
     encoder: Literal["tube", "running-cell"] = "tube"  # VideoMAE V2; MAR: running-cell
-    mask_ratio: Ratio = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked places is rounded down
-    target_ratio: Ratio = 0.5  # VideoMAE V2 and MAR; predicted places of a cell, rounded down
+    mask_ratio: Ratio = 0.9  # VideoMAE V2; MAR: 0.5. The number of masked positions is rounded down
+    target_ratio: Ratio = 0.5  # VideoMAE V2 and MAR; predicted positions of a cell, rounded down
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         if grid.h % self.cell or grid.w % self.cell:
             raise RecipeError(
-                f"running cells of 2 x 2 places do not fill {grid.h} x {grid.w} places; "
+                f"running cells of 2 x 2 positions do not fill {grid.h} x {grid.w} positions; "
                 "choose a size that is a multiple of two tubelets"
             )
-        phase = (noise[:, -1] * 4).long()  # (B,): the place of each cell that comes first
+        phase = (noise[:, -1] * 4).long()  # (B,): the position of each cell that comes first
         num_target = num_kept(4, self.target_ratio)
         if self.encoder == "tube":
             visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
@@ -143,17 +146,17 @@ class RunningCell(Strategy):
 
 
 def _running(grid: TokenGrid, phase: Tensor, num: int, *, move: Literal[-1, 1]) -> Tensor:
-    """Choose `num` places of each cell, beginning with place `phase` + `move` * slice: ids (B, N * num / 4).
+    """Choose `num` positions of each cell, beginning at `phase` + `move` * time index: ids (B, N * num / 4).
 
     Args:
-        phase: (B,) int64, the first chosen place of a cell in slice 0.
-        move: the places by which the choice moves from one slice to the next.
+        phase: (B,) int64, the first chosen position of a cell in time index 0.
+        move: the positions by which the choice moves from one time index to the next.
     """
     row = torch.arange(grid.h, device=phase.device).view(-1, 1) % 2  # (h, 1)
     column = torch.arange(grid.w, device=phase.device) % 2  # (w,)
-    turn = torch.arange(grid.t, device=phase.device).view(-1, 1, 1)  # (t, 1, 1)
+    time_index = torch.arange(grid.t, device=phase.device).view(-1, 1, 1)  # (t, 1, 1)
     # The position of a token in the queue of its cell: the first `num` are chosen.
-    position = (2 * row + column - move * turn - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
+    position = (2 * row + column - move * time_index - phase.view(-1, 1, 1, 1)) % 4  # (B, t, h, w)
     order = position.flatten(1).argsort(dim=1, stable=True)  # (B, N): position 0 of all cells, then 1, …
     return ascending(order[:, : grid.num_tokens // 4 * num])
 
@@ -164,9 +167,9 @@ class AllTokens(Strategy):
 
     strategy: Literal["all"] = "all"
 
-    def keeping(self, share: float) -> AllTokens | RedundancyRobust:
-        """Keep a share of the tokens by redundancy-robust, because `all` has no ranking."""
-        return self if share == 1 else RedundancyRobust().keeping(share)
+    def keeping(self, fraction: float) -> AllTokens | RedundancyRobust:
+        """Keep a fraction of the tokens by redundancy-robust, because `all` has no ranking."""
+        return self if fraction == 1 else RedundancyRobust().keeping(fraction)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         tokens = torch.arange(grid.num_tokens, device=noise.device).expand(noise.size(0), -1)
@@ -175,24 +178,24 @@ class AllTokens(Strategy):
 
 @dataclass(frozen=True, kw_only=True)
 class TubeDropout(Strategy):
-    """Drops random tubes in fine-tuning (LVMAE §4.1): encodes the same random places of every slice."""
+    """Drops random tubes in fine-tuning (LVMAE §4.1): keeps the same random positions at every time index."""
 
-    share_setting: ClassVar[str] = "keep_ratio"
+    ratio_setting: ClassVar[str] = "keep_ratio"
     strategy: Literal["tube-dropout"] = "tube-dropout"
-    keep_ratio: Ratio = 0.8  # LVMAE §4.1 drops 20 %; the number of kept places is rounded down
+    keep_ratio: Ratio = 0.8  # LVMAE §4.1 drops 20 %; the number of kept positions is rounded down
 
     def at_evaluation(self, keep: float | None = None) -> AllTokens | RedundancyRobust:
         """All tokens. Our choice: LVMAE does not state which tokens it encodes in evaluation."""
         return AllTokens() if keep is None else AllTokens().keeping(keep)
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        kept, _ = random_tubes(grid, noise, num_kept(grid.per_slice, self.keep_ratio))
+        kept, _ = random_tubes(grid, noise, num_kept(grid.num_positions, self.keep_ratio))
         return TokenSelection(kept, kept[:, :0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedImportance(Strategy):
-    """LVMAE's selection (§3.2): encodes random tubes and predicts a small share of the other tokens.
+    """LVMAE's selection (§3.2): encodes random tubes and predicts a small fraction of the other tokens.
 
     The target is `keep_ratio` of all tokens by score and `random_ratio` at random. Visible tokens are never
     targets, so all targets count in the loss. In the paper a trained tokenizer gives the score.
@@ -204,7 +207,7 @@ class LearnedImportance(Strategy):
     """
 
     strategy: Literal["learned-importance"] = "learned-importance"
-    mask_ratio: Ratio = 0.9  # LVMAE §4.1; the number of masked places is rounded down, as in `tube`
+    mask_ratio: Ratio = 0.9  # LVMAE §4.1; the number of masked positions is rounded down, as in `tube`
     keep_ratio: Ratio = 0.10  # LVMAE §4.1
     random_ratio: RatioOrZero = 0.05  # LVMAE §4.1
     score: ScoreName = "learned"
@@ -222,14 +225,14 @@ class LearnedImportance(Strategy):
         if self.score == "random":
             return TokenSelection(visible, _smallest(2 * seen + noise, num_important + num_random))
         assert importance is not None, "this score ranks by importance"
-        # Ties, common in a still clip, are in random order: token order would favor the first slices.
+        # Ties, common in a still clip, are in random order: token order would favor the first time indices.
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
         unseen = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min)  # (B, N)
         order = unseen.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)  # (B, N)
         important = shuffled.gather(1, order[:, :num_important])  # (B, M'), M' of the M targets
         taken = seen.scatter_add(1, important, torch.ones_like(noise))  # (B, N): 1 for visible or important
-        drawn = _smallest(taken + noise, num_random)  # (B, M - M')
-        return TokenSelection(visible, ascending(torch.cat([important, drawn], dim=1)))
+        sampled = _smallest(taken + noise, num_random)  # (B, M - M')
+        return TokenSelection(visible, ascending(torch.cat([important, sampled], dim=1)))
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -243,20 +246,20 @@ class LearnedImportance(Strategy):
 
 
 def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
-    """Make the noise (B, N) of hidden tokens uniform again, after the first slice's numbers chose the tubes.
+    """Make the noise (B, N) of hidden tokens uniform again, after those of time index 0 chose the tubes.
 
     The tubes took the smallest numbers. The others are uniform above these, and are stretched to 0 to 1.
 
     Args:
-        visible: (B, K) ids, ascending: the same places of every slice.
+        visible: (B, K) ids, ascending: the same positions at every time index.
     """
     num_tubes = visible.size(1) // grid.t
     if not num_tubes:
         return noise
-    first = noise[:, : grid.per_slice]  # (B, h*w)
+    first = noise[:, : grid.num_positions]  # (B, h*w)
     border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
     stretched = ((first - border) / (1 - border)).clamp(0, 1)  # (B, h*w)
-    return torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
+    return torch.cat([stretched, noise[:, grid.num_positions :]], dim=1)
 
 
 def _smallest(key: Tensor, num: int) -> Tensor:
@@ -265,10 +268,10 @@ def _smallest(key: Tensor, num: int) -> Tensor:
 
 
 # In fine-tuning, all kept tokens are encoded. The order is that of messages and figures.
-FinetuneStrategy = RedundancyRobust | Drawn | FrameDifference | AllTokens | TubeDropout
+FinetuneStrategy = RedundancyRobust | Sampled | FrameDifference | AllTokens | TubeDropout
 ShippedStrategy = (
     RedundancyRobust
-    | Drawn
+    | Sampled
     | FrameDifference
     | Tube
     | TubeDropout

@@ -96,33 +96,33 @@ class TargetModule(nn.Module, ABC):
         A target of another package gets normalized clips; a target of everest may also get bytes.
         """
 
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+    def loss(self, prediction: Tensor, values: Tensor, loss_mask: Tensor) -> Tensor:
         """The scalar that training minimizes; by default the mean squared error over (B, M, P).
 
         Args:
             scored: (B, M) bool, the tokens that count.
         """
-        return mean_squared_error(prediction, values, scored)
+        return mean_squared_error(prediction, values, loss_mask)
 
     def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Convert predictions (B, M, P) to pixels (B, M, C, t, p, q) in [0, 1], by default gray."""
         return prediction.new_full((*ids.shape, frames.size(1), *self.tubelet), 0.5)
 
 
-def mean_squared_error(prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-    """The mean over all values (B, M, P) of the tokens that are `scored` (B, M), float32; 0 without any.
+def mean_squared_error(prediction: Tensor, values: Tensor, loss_mask: Tensor) -> Tensor:
+    """The mean over all values (B, M, P) where `loss_mask` (B, M) is true, float32; 0 where it is nowhere.
 
     Raises:
         ValueError: a token has more or fewer values than predictions.
     """
     if values.shape != prediction.shape:
         raise ValueError(f"values: {values.size(-1)} for a token, but {prediction.size(-1)} are predicted")
-    return mean_of_scored((prediction.float() - values).square().mean(dim=-1), scored)
+    return masked_mean((prediction.float() - values).square().mean(dim=-1), loss_mask)
 
 
-def mean_of_scored(error: Tensor, scored: Tensor) -> Tensor:
-    """The mean error (B, M) of the tokens that are `scored` (B, M); 0 without any."""
-    return (error * scored).sum() / scored.sum().clamp(min=1)
+def masked_mean(error: Tensor, loss_mask: Tensor) -> Tensor:
+    """The mean error (B, M) of the tokens where `loss_mask` is true (B, M); 0 without any."""
+    return (error * loss_mask).sum() / loss_mask.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ class PixelModule(TargetModule):
         return 1.0 if self.settings.normalize and type(self).loss is TargetModule.loss else None
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """The values (B, M, P) in the order (frame, row, column, channel) of the released programs."""
+        """The values (B, M, P) in the order (frame, row, column, channel) of the official code."""
         patches, mean, std = self._with_moments(frames, ids)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, M, t*p*q*C)
 
@@ -175,10 +175,10 @@ class PixelModule(TargetModule):
             # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
             # the last tubelet.
             t, p, q = self.tubelet
-            slices = frames.size(2) // t
-            slice_ids = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, M)
-            offset = slice_ids * (t - 1) // max(slices - 1, 1)  # (B, M): the frame within the tubelet
-            index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
+            num_time_indices = frames.size(2) // t
+            time_indices = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, M)
+            frame = time_indices * (t - 1) // max(num_time_indices - 1, 1)  # (B, M): within the tubelet
+            index = frame.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
             patches = patches.gather(3, index)
         normalize = self.settings.normalize
         if not normalize:
@@ -188,7 +188,7 @@ class PixelModule(TargetModule):
         # torch.std takes several times as long on a CPU.
         num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         std = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(num_values - 1)
-        # The released programs add 1e-6 at different steps.
+        # The official code adds 1e-6 at different steps.
         return patches, mean, (std.square() + 1e-6).sqrt() if normalize == "token" else std + 1e-6
 
 
@@ -223,18 +223,18 @@ class TokenModule(TargetModule):
         return self.frozen.values(frames, ids, self.settings.space)
 
     def as_pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return self.frozen.rebuilt(prediction, frames, ids, self.settings.space)
+        return self.frozen.reconstructed(prediction, frames, ids, self.settings.space)
 
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The mean over the scored tokens, a float32 scalar: squared error, or cross-entropy for `codes`."""
+    def loss(self, prediction: Tensor, values: Tensor, loss_mask: Tensor) -> Tensor:
+        """The mean over tokens that count, a float32 scalar: squared error, or cross-entropy for `codes`."""
         if self.settings.space != "codes":
-            return mean_squared_error(prediction, values, scored)
+            return mean_squared_error(prediction, values, loss_mask)
         logits = prediction.float().split(self.frozen.levels, dim=-1)  # (B, M, levels) each
         errors = [
             F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
             for dim, of_dim in enumerate(logits)
         ]
-        return mean_of_scored(torch.stack(errors).mean(dim=0), scored)
+        return masked_mean(torch.stack(errors).mean(dim=0), loss_mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,9 +285,9 @@ class FeatureModule(TargetModule):
         features = self.frozen(frames).float()  # (B, N, D)
         return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
-    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
-        """The mean absolute error over all values of the scored tokens, a scalar in float32."""
-        return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
+    def loss(self, prediction: Tensor, values: Tensor, loss_mask: Tensor) -> Tensor:
+        """The mean absolute error over all values of the tokens that count, a scalar in float32."""
+        return masked_mean((prediction.float() - values.float()).abs().mean(dim=-1), loss_mask)
 
 
 ShippedTarget = PixelTargets | TokenTargets | FeatureTargets

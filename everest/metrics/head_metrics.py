@@ -2,8 +2,8 @@
 
 A metric is a function of the bootstrap counts of the videos, so that its value and its resamples share one
 definition. It equals the metric of scikit-learn or scipy for videos repeated by their counts. Class metrics
-are shares; `chances`, `compute_metrics` and `per_class` return percent. Errors of numbers are in the unit of
-the labels.
+are fractions; `chances`, `compute_metrics` and `per_class` return percent. Errors of numbers are in the unit
+of the labels.
 
 V videos, C classes.
 """
@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Heads
 from everest.lists.labels import Label
-from everest.metrics.intervals import TAIL_SHARE, MetricFunction, VideoCounts, bootstrap
+from everest.metrics.intervals import TAIL_FRACTION, MetricFunction, VideoCounts, bootstrap
 from everest.metrics.names import CLASS_MEANS, METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array, label_probabilities
 from everest.system.types import Floats
@@ -33,7 +33,7 @@ MetricValues = dict[str, Any]
 
 
 def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
-    """Return the metric function of a single-label head; its values are shares.
+    """Return the metric function of a single-label head; its values are fractions.
 
     top1, top5: accuracy of the mean probability over a video's views. clip_top1: accuracy of single views.
     mean_class_accuracy, macro_f1: means over the classes that occur; nan if a resample lacks one of them.
@@ -43,7 +43,7 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     single_views = predictions.outputs.reshape(-1, classes)  # (V * views, C)
     predicted = predictions.means.argmax(axis=1)
     occurring_classes = np.unique(labels)
-    shares = {  # (V,) each
+    fractions = {  # (V,) each
         "top1": labels == predicted,
         "top5": in_top(predictions.means, labels, 5),
         "clip_top1": in_top(single_views, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
@@ -52,8 +52,8 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     def metrics(counts: VideoCounts) -> dict[str, float]:
         support = np.bincount(labels, counts, classes)[occurring_classes]
         chosen = np.bincount(predicted, counts, classes)[occurring_classes]
-        right = np.bincount(labels, counts * shares["top1"], classes)[occurring_classes]
-        values = {name: float(counts @ share / counts.sum()) for name, share in shares.items()}
+        right = np.bincount(labels, counts * fractions["top1"], classes)[occurring_classes]
+        values = {name: float(counts @ fraction / counts.sum()) for name, fraction in fractions.items()}
         if not support.all():
             return values | {"mean_class_accuracy": math.nan, "macro_f1": math.nan}
         f1 = 2 * right / (support + chosen)
@@ -63,7 +63,7 @@ def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
 
 
 def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
-    """Return the metric function of a multi-label head; its values are shares.
+    """Return the metric function of a multi-label head; its values are fractions.
 
     map: mean average precision. micro_f1, macro_f1, exact_match: for the classes above their thresholds. map
     and macro_f1 are means over the classes that occur; nan if a resample lacks one of them.
@@ -91,7 +91,8 @@ def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
 def regression_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the metric function of a head of numbers; errors are in the unit of the labels.
 
-    r2: share of the variance explained. spearman: rank correlation. Both are nan if labels or predictions are
+    r2: fraction of the variance explained. spearman: rank correlation. Both are nan if labels or predictions
+        are
     constant.
     """
     labels, predicted = predictions.labels, predictions.means[:, 0].astype(np.float64)  # (V,)
@@ -128,8 +129,8 @@ def average_precisions(
     # Videos with equal scores pass a threshold together, so the precision of the last one counts for all.
     ends = np.ones_like(positive)
     ends[:-1] = ranked[1:] != ranked[:-1]
-    places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
-    last = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # (V, C)
+    indices = np.where(ends, np.arange(len(scores))[:, None], len(scores))
+    last = np.minimum.accumulate(indices[::-1], axis=0)[::-1]  # (V, C)
 
     def precisions(counts: VideoCounts) -> Floats:
         ranked_counts = counts[order]  # (V, C)
@@ -150,11 +151,11 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     median of the labels. Each video has a label per head.
     """
     if len(heads) != 1:
-        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_share=True)}
+        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_fraction=True)}
     (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_share=False)}
+        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_fraction=False)}
     if head.task == MULTI_LABEL:
         # If a class has p of V videos, the k-th place has a positive video with probability p / V, and then
         # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
@@ -162,16 +163,16 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
         videos = len(truth)
         positive = truth.sum(axis=0)[truth.any(axis=0)]  # videos of each class that occurs
         harmonic = (1 / np.arange(1, videos + 1)).sum()
-        others = (positive - 1) / max(videos - 1, 1)  # share of positives among the other videos
+        others = (positive - 1) / max(videos - 1, 1)  # fraction of positives among the other videos
         precisions = (harmonic + others * (videos - harmonic)) / videos
-        shares = {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
+        fractions = {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
     else:
-        shares = {
+        fractions = {
             "majority_top1": np.bincount(truth).max() / len(truth),
             "chance_top1": 1 / head.outputs,
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
-    return {name: _round(share, is_share=True) for name, share in shares.items()}
+    return {name: _round(fraction, is_fraction=True) for name, fraction in fractions.items()}
 
 
 def find_chance(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
@@ -212,7 +213,7 @@ def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> Met
     """Compute the metrics over the readable videos.
 
     The metrics of several heads are under `heads`, by name; if all heads are single-label, `action_top1` is
-    the share of videos whose heads are all right.
+    the fraction of videos whose heads are all right.
 
     Args:
         intervals: add `intervals`, the 95 % interval (low, high) of each metric, by name.
@@ -221,10 +222,10 @@ def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> Met
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
     results = {}
     for i, (name, part) in enumerate(by_head.items()):
-        is_share = part.task != "regression"
-        values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_share)
+        is_fraction = part.task != "regression"
+        values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_fraction)
         values |= chances((part.head,), [(row[i],) for row in predictions.labels])
-        if is_share and groups is not None:
+        if is_fraction and groups is not None:
             support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
                 values["intervals"] |= {key: [None, None] for key in CLASS_MEANS if key in values}
@@ -242,21 +243,21 @@ def compute_metrics(predictions: Predictions, *, intervals: bool = False) -> Met
 
 
 def _with_intervals(
-    metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
+    metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_fraction: bool = True
 ) -> MetricValues:
     """Return metrics as JSON values, with intervals if the groups of the videos are given."""
-    result: MetricValues = {name: _round(x, is_share) for name, x in metrics(np.ones(videos)).items()}
+    result: MetricValues = {name: _round(x, is_fraction) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
-        ends = bootstrap(metrics, groups, shares=is_share)
-        result["intervals"] = {name: [_round(end, is_share) for end in ends[name]] for name in ends}
+        ends = bootstrap(metrics, groups, fractions=is_fraction)
+        result["intervals"] = {name: [_round(end, is_fraction) for end in ends[name]] for name in ends}
     return result
 
 
-def _round(value: float, is_share: bool) -> float | None:
-    """Round a share to percent with four decimals, or a number to six digits; None instead of nan."""
+def _round(value: float, is_fraction: bool) -> float | None:
+    """Round a fraction to percent with four decimals, or a number to six digits; None instead of nan."""
     if math.isnan(value):
         return None
-    return round(100 * float(value), 4) if is_share else float(f"{value:.6g}")
+    return round(100 * float(value), 4) if is_fraction else float(f"{value:.6g}")
 
 
 def mean_loss(predictions: Predictions) -> float:
@@ -291,7 +292,7 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Metric
         scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}
-        | {score: _round(values[i], is_share=True) for score, values in scores.items()}
+        | {score: _round(values[i], is_fraction=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
 
@@ -302,7 +303,7 @@ def class_tests(
     """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
 
     With one class per video, the value is `recall`, next to `precision`, and `taken_for`, the class that most
-    missed videos are taken for, with its share `taken`; if groups have several videos of the class, also
+    missed videos are taken for, with their fraction `taken`; if groups have several videos of the class, also
     `worst_group`, the group with the most misses, and `worst`, its numbers of found and of all videos. With
     several classes per video, the value is `ap`, the average precision, which is about the prevalence if the
     outputs are random. The 95 % interval is over groups; None without groups, or for a class with fewer than
@@ -324,7 +325,7 @@ def class_tests(
         taken[index] = 0
         if not is_multi and taken.any():
             measured["taken_for"] = names[int(taken.argmax())]
-            measured["taken"] = _round(taken.max() / len(videos), is_share=True)
+            measured["taken"] = _round(taken.max() / len(videos), is_fraction=True)
         hits_of: dict[Hashable, list[bool]] = {}  # found or missed, per group
         if groups is not None and not is_multi:
             for video in videos.tolist():
@@ -340,12 +341,12 @@ def class_tests(
                 hits = chosen[videos, index].astype(np.float64)
                 (ends[name],) = bootstrap(_mean_metric(hits), groups_of_videos).values()
             elif ends[name][1] == 1:  # a perfect ap gets the bound of the groups with the class
-                ends[name] = min(ends[name][0], TAIL_SHARE ** (1 / len(set(groups_of_videos)))), 1.0
-            interval = [_round(end, is_share=True) for end in ends[name]]
+                ends[name] = min(ends[name][0], TAIL_FRACTION ** (1 / len(set(groups_of_videos)))), 1.0
+            interval = [_round(end, is_fraction=True) for end in ends[name]]
         rows.append(
             {
                 "name": name,
-                "prevalence": _round(len(videos) / len(labels), is_share=True),
+                "prevalence": _round(len(videos) / len(labels), is_fraction=True),
                 "interval": None if interval and None in interval else interval,
                 **measured,
             }

@@ -28,7 +28,7 @@ from everest.metrics.names import CLASS_MEANS, find_metric
 
 NUM_RESAMPLES: Final = 2000
 BOOTSTRAP_SEED: Final = 0  # fixed, so that equal videos give equal intervals
-TAIL_SHARE: Final = 0.025  # share of the resamples beyond either end of an interval
+TAIL_FRACTION: Final = 0.025  # fraction of the resamples beyond either end of an interval
 # Heuristic: with fewer groups, intervals are wider than those of the bootstrap. In simulated sets, 90 to 93 %
 # of our intervals contained the mean with 4 groups (bootstrap: 77 to 80 %), 92 to 93 % with 6 (84 to 87 %),
 # and 93 to 94 % with 8 (87 to 89 %). With 10 groups, 88 to 91 % of the bootstrap intervals did.
@@ -45,12 +45,12 @@ def bootstrap(
     metrics: MetricFunction,
     groups: Sequence[Hashable],
     *,
-    shares: bool = True,
+    fractions: bool = True,
     resamples: int = NUM_RESAMPLES,
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no resample has a value.
 
-    Resamples without a value of a metric are left out of its interval. A share that is equal in all
+    Resamples without a value of a metric are left out of its interval. A fraction that is equal in all
     resamples, such as ten right videos of ten, gets the exact bound of the binomial distribution (Clopper and
     Pearson 1934): 69 to 100 %. The bound counts groups, as all videos of a group may be alike. A mean over
     classes gets it at 0 and 100 % only: one output for all videos always has the same mean class accuracy.
@@ -58,7 +58,7 @@ def bootstrap(
 
     Args:
         groups: the group of each video, (V,).
-        shares: whether the metrics range from 0 to 1.
+        fractions: whether the metrics range from 0 to 1.
     """
     group_indices = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group_ids = np.array([group_indices[group] for group in groups])  # (V,)
@@ -68,7 +68,7 @@ def bootstrap(
         sampled = rng.integers(len(group_indices), size=len(group_indices))  # (G,)
         counts = np.bincount(sampled, minlength=len(group_indices))  # (G,)
         rows.append(metrics(counts[group_ids].astype(np.float64)))
-    bound = TAIL_SHARE ** (1 / len(group_indices))
+    bound = TAIL_FRACTION ** (1 / len(group_indices))
     measured = metrics(np.ones(len(groups)))
     intervals = {}
     for name in rows[0]:
@@ -76,13 +76,13 @@ def bootstrap(
         values = values[~np.isnan(values)]
         if not len(values):
             intervals[name] = (np.nan, np.nan)
-        elif shares and np.ptp(values) == 0 and (name not in CLASS_MEANS or values[0] in (0, 1)):
+        elif fractions and np.ptp(values) == 0 and (name not in CLASS_MEANS or values[0] in (0, 1)):
             intervals[name] = (float(values[0]) * bound, 1 - (1 - float(values[0])) * bound)
         else:
-            ends = np.quantile(values, [TAIL_SHARE, 1 - TAIL_SHARE])
+            ends = np.quantile(values, [TAIL_FRACTION, 1 - TAIL_FRACTION])
             if 1 < len(group_indices) < FEW_GROUPS:
                 ends = measured[name] + _widening(len(group_indices)) * (ends - measured[name])
-                lowest, highest = (0.0, 1.0) if shares else LIMITS.get(name, (-inf, inf))
+                lowest, highest = (0.0, 1.0) if fractions else LIMITS.get(name, (-inf, inf))
                 ends = np.clip(ends, lowest, highest)
             intervals[name] = (float(ends[0]), float(ends[1]))
     return intervals
@@ -105,5 +105,5 @@ def limit_interval(
 
 def _widening(groups: int) -> float:
     """The factor by which the ends of an interval move away from the value, with few groups."""
-    quantiles = t.ppf(1 - TAIL_SHARE, groups - 1) / norm.ppf(1 - TAIL_SHARE)
+    quantiles = t.ppf(1 - TAIL_FRACTION, groups - 1) / norm.ppf(1 - TAIL_FRACTION)
     return math.sqrt(groups / (groups - 1)) * float(quantiles)

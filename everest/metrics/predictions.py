@@ -37,7 +37,7 @@ class HeadPredictions:
 
     @property
     def means(self) -> NDArray[np.float32]:
-        """(V, C): the mean over a video's views (released programs: softmax, mean, arg-max)."""
+        """(V, C): the mean over a video's views (official code: softmax, mean, arg-max)."""
         return self.outputs.mean(axis=1)
 
     @property
@@ -111,7 +111,7 @@ def in_top(probabilities: NDArray[np.float32], labels: NDArray[np.int64], k: int
 
 
 def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
-    """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
+    """Raise DataError when more than the fraction `max_bad` of the videos is unreadable."""
     num_videos = len(predictions.skipped) + len(predictions.videos)
     refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
 

@@ -28,7 +28,7 @@ from everest.models.positions import Rotation
 
 Activation = Literal[Gelu, "swiglu"]
 NormedSwiglu = Literal["normed-swiglu"]  # SwiGLU with a norm between its Linear layers
-NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the released programs
+NORM_EPS: Final = 1e-6  # added to the variance by every LayerNorm, as in the official code
 # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 QUICK_GELU_FACTOR: Final = 1.702
 GELU_APPROXIMATIONS: Final = {"exact": "none", "tanh": "tanh"}
@@ -67,11 +67,11 @@ class Blocks(nn.ModuleList):
 class Block(nn.Module):
     """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)) (Dosovitskiy et al. 2021).
 
-    Its parameters have the names of timm's BEiT and of the released programs.
+    Its parameters have the names of timm's BEiT and of the official code.
 
     Args:
         mlp_width: F; None: four times the width.
-        rotary: whether queries and keys are turned.
+        rotary: whether queries and keys are rotated.
         mlp: the activation of the MLP.
         eps: added to the variance by the norms.
     """
@@ -107,7 +107,7 @@ class Block(nn.Module):
 
         Args:
             num_outputs: None: outputs of all K tokens.
-            rotation: turns the queries and keys of the K tokens.
+            rotation: rotates the queries and keys of the K tokens.
             mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
         residual = x if num_outputs is None else last_tokens(x, num_outputs)  # (B, L, D)
@@ -116,9 +116,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, with the biases of the released programs: of queries and values.
+    """Multi-head self-attention, with the biases of the official code: of queries and values.
 
-    A bias of the keys has an effect only if they are turned: then it is learned, else it is zero.
+    A bias of the keys has an effect only if they are rotated: then it is learned, else it is zero.
     """
 
     k_bias: Tensor  # (D,)
@@ -150,8 +150,8 @@ class Attention(nn.Module):
             q = last_tokens(q, num_outputs)  # (B, L, D)
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
         if rotation is not None:
-            # Values are copied: a view would keep what queries and keys were turned from.
-            q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
+            # Values are copied: a view would keep what queries and keys were rotated from.
+            q, k, v = rotation.rotate(q), rotation.rotate(k), v.contiguous()
 
         attends = None if mask is None else mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attends)  # (B, heads, L, E)
@@ -186,7 +186,7 @@ class DropPath(nn.Module):
     The rate is a tensor, so that blocks with different rates share their compiled graphs.
 
     Args:
-        rate: the share of the clips that skip the branch, below 1.
+        rate: the fraction of the clips that skip the branch, below 1.
     """
 
     keep_prob: Tensor  # () float32: 1 - rate; not stored
@@ -194,7 +194,7 @@ class DropPath(nn.Module):
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.register_buffer("keep_prob", torch.tensor(1 - rate), persistent=False)
-        self.uniform: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
+        self.uniform: Tensor | None = None  # (B,) in [0, 1), of a micro-batch; None: sampled by torch
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the tokens (B, K, D) of each clip; in evaluation by 1."""
@@ -214,7 +214,7 @@ class DroppedPaths:
         self._uniform = torch.rand(len(self._paths), clips, device=device, generator=generator)  # (paths, B)
 
     def use(self, clips: slice) -> None:
-        """Give the modules the random numbers of the clips of a pass."""
+        """Give the modules the random numbers of the clips of a micro-batch."""
         for path, uniform in zip(self._paths, self._uniform, strict=True):
             path.uniform = uniform[clips]
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.config.values import ShareBelowOne, settings
+from everest.config.values import RatioBelowOne, settings
 from everest.methods.grid import TokenSelection
 from everest.models.base import ClipModel, TokenModel
 from everest.models.clip_spec import ModelSpec
@@ -232,7 +232,7 @@ class ClassifierSpec(ModelSpec):
 
     kind: Literal["classifier"] = "classifier"
     heads: Heads
-    drop_path: ShareBelowOne = 0.0  # in training
+    drop_path: RatioBelowOne = 0.0  # in training
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.heads:

@@ -1,8 +1,8 @@
-"""The cost of a model: tokens and multiply-accumulates of one clip, counted in a pass without numbers.
+"""The cost of a model: tokens and multiply-accumulates of one clip, counted on tensors without numbers.
 
 Multiply-accumulates (MACs) follow the convention of fvcore, which the EVEREST and VideoMAE papers print as
 "GFLOPs": the weights of Conv3d and Linear, the two products of attention, and LayerNorm at 5 per element; no
-biases, rotations, softmax, GELU, gates, additions, loss, or selection of tokens. As in the released programs,
+biases, rotations, softmax, GELU, gates, additions, loss, or selection of tokens. As in the official code,
 the tubelet embedding counts for all tokens, including those that are left out, and every block counts for all
 its tokens; what this program saves beyond that is not subtracted.
 """
@@ -64,7 +64,7 @@ def count_macs(spec: ModelSpec) -> Macs:
     with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
         run_on_meta(model, frames, torch.empty(clips, spec.noise_layout.total, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
-    # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
+    # What a forward pass computes outside of these, such as the loss or a camera's motion, does not count.
     counted = [name for name, _ in model.named_children() if name != "encoder"]
     counted += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
     operations = Counter[Any]()  # their number by operator
@@ -127,14 +127,14 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     total, strategy = spec.grid.num_tokens, spec.selection
     noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
     selection = strategy(spec.grid, importance=noise, noise=noise)
-    visible, target = selection.visible.size(1), selection.target.size(1)
-    scored = int(selection.scored().sum())
+    visible, target = selection.visible.size(1), selection.predicted.size(1)
+    loss_mask = int(selection.loss_mask().sum())
     if isinstance(spec, ViewSpec):  # without a decoder, nothing is predicted
-        target = scored = 0
-    if visible == 0 or (isinstance(spec, AutoencoderSpec) and scored == 0):
+        target = loss_mask = 0
+    if visible == 0 or (isinstance(spec, AutoencoderSpec) and loss_mask == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{strategy.strategy}: of {total} tokens none is left to {purpose}")
-    return Tokens(total=total, kept=visible + scored, visible=visible, target=target)
+    return Tokens(total=total, kept=visible + loss_mask, visible=visible, target=target)
 
 
 def total_macs(spec: ClipSpec) -> int:

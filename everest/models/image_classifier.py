@@ -50,7 +50,7 @@ def image_features(clips: Tensor) -> Tensor:
 
 
 def motion_histograms(clips: Tensor) -> Tensor:
-    """The square roots of the shares of each histogram, in each grid, for clips (B, C, T, H, W) of bytes.
+    """The square roots of the fractions of each histogram, in each grid, for clips (B, C, T, H, W) of bytes.
 
     Averaged over pairs of successive frames. Without motion, its histograms are zero.
 
@@ -71,12 +71,12 @@ def motion_histograms(clips: Tensor) -> Tensor:
     ]
     across, down = _gradient(change)
     histograms.append(_histogram(across, down, (across.square() + down.square()).sqrt(), turn=math.pi))
-    shares = []
+    fractions = []
     for histogram in histograms:
         for side in CELLS:
             cells = F.adaptive_avg_pool2d(histogram, side).flatten(1)  # (B, BINS * side * side)
-            shares.append((cells / cells.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt())
-    return torch.cat(shares, dim=1)
+            fractions.append((cells / cells.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt())
+    return torch.cat(fractions, dim=1)
 
 
 def _gradient(pictures: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 EVEREST, LVMAE, VideoMAE and ST-MAE differ in strategy, target and frame selection.
 
-B batch, C channels, T frames, H W pixels, N tokens, t slices of a clip, S candidate slices, K visible, M
-target tokens, D width of the encoder, E width of the decoder, P target values.
+B batch, C channels, T frames, H W pixels, N tokens, t time indices of a clip, S candidate time indices, K
+visible, M target tokens, D width of the encoder, E width of the decoder, P target values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
 from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs, gather_tokens
-from everest.methods.selection import TopK, draw_slices, kept_per_slice, measure_importance
+from everest.methods.selection import TopK, kept_per_slice, measure_importance, sample_time_indices
 from everest.methods.targets import AnyTarget, FeatureTargets, TargetModule, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
@@ -38,9 +38,9 @@ class AutoencoderOutput(PretrainingOutput):
     """The output of one forward pass of an autoencoder."""
 
     prediction: Tensor  # (B, M, P), without gradient
-    target: Tensor  # (B, M, P)
+    target_values: Tensor  # (B, M, P)
     selection: TokenSelection
-    frames: Tensor  # (B, C, T, H, W): the clips as given; with frame selection, drawn from their candidates
+    frames: Tensor  # (B, C, T, H, W): the clips as given; with frame selection, sampled from their candidates
 
 
 class Decoder(nn.Module):
@@ -62,9 +62,9 @@ class Decoder(nn.Module):
     def forward(self, encoded: Tensor, mask_token: Tensor, selection: TokenSelection) -> Tensor:
         """Predict the target tokens (B, M, P) from the encoded visible tokens (B, K, E)."""
         visible = add_positions(encoded, self.position, selection.visible)  # (B, K, E)
-        masked = add_positions(mask_token, self.position, selection.target)  # (B, M, E)
+        masked = add_positions(mask_token, self.position, selection.predicted)  # (B, M, E)
         x = torch.cat([visible, masked], dim=1)  # (B, K + M, E)
-        rotation = rotation_of(self.position, torch.cat([selection.visible, selection.target], dim=1))
+        rotation = rotation_of(self.position, torch.cat([selection.visible, selection.predicted], dim=1))
         x = self.blocks(x, num_outputs=masked.size(1), rotation=rotation)  # (B, M, E)
         return self.head(self.norm(x))  # (B, M, P)
 
@@ -157,7 +157,7 @@ class MaskedAutoencoder(PretrainingModel):
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
         self.decoder = Decoder(spec, target_width=targets.width)
-        # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
+        # As in the official code, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
@@ -174,8 +174,8 @@ class MaskedAutoencoder(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
-                candidates, or clips of T frames, from which nothing is drawn.
-            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
+                candidates, or clips of T frames, from which nothing is sampled.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: sampled from torch's default generator.
             selection: replaces the strategy's selection, for clips of T frames.
             importance: (B, N) float32, of all candidates' tokens, replaces what the strategy would compute.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
@@ -187,14 +187,14 @@ class MaskedAutoencoder(PretrainingModel):
         clips, x, selection = self.choose(frames, noise, selection, importance)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
-        target = self.target_values(clips, x, selection.target, values)  # (B, M, P)
-        loss = self.targets.loss(prediction, target, selection.scored())
+        target = self.target_values(clips, x, selection.predicted, values)  # (B, M, P)
+        loss = self.targets.loss(prediction, target, selection.loss_mask())
         loss, metrics = self.with_camera_loss(loss, clips, noise)
         return AutoencoderOutput(
             loss=loss,
             metrics=metrics,
             prediction=prediction.detach(),
-            target=target,
+            target_values=target,
             selection=selection,
             frames=clips,
         )
@@ -222,17 +222,17 @@ class MaskedAutoencoder(PretrainingModel):
         self.encoder.check(frames, given)
         check_inputs(given, batch, importance=importance)
         if not is_clip:
-            frames, importance = self.draw_clips(frames, clip_noise.slices, importance)
+            frames, importance = self.sample_clips(frames, clip_noise.time_indices, importance)
         x = self.to_input(frames)
         return frames, x, self.select_tokens(x, clip_noise.tokens, importance=importance)
 
-    def draw_clips(
+    def sample_clips(
         self, frames: Tensor, noise: Tensor, importance: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Draw clips from candidates; slices with many kept tokens are likely (EVEREST §4.2).
+        """Draw clips from candidates; time indices with many kept tokens are likely (EVEREST §4.2).
 
         Args:
-            frames: (B, C, S * frames of a slice, H, W).
+            frames: (B, C, S * frames of a time index, H, W).
             noise: (B, S) uniform in [0, 1).
             importance: (B, S*h*w) float32 of the candidates' tokens; None: the strategy computes it.
         Returns:
@@ -245,13 +245,13 @@ class MaskedAutoencoder(PretrainingModel):
             assert importance is not None
         candidates = self.noise_layout.candidates
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
-        drawn = draw_slices(counts, noise, self.encoder.grid.t)  # (B, t)
-        index = drawn[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+        sampled = sample_time_indices(counts, noise, self.encoder.grid.t)  # (B, t)
+        index = sampled[:, None, :, None, None, None]  # of (B, C, S, frames of a time index, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
-        by_slice = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
-        # Measured again, over the gap that an omitted slice leaves, the importance would reflect the gap more
-        # than motion (our choice).
-        return clips, gather_tokens(by_slice, drawn).flatten(1)
+        by_time_index = importance.unflatten(1, (candidates.t, -1))  # (B, S, h*w)
+        # Measured again, over the gap that an omitted time index leaves, the importance would reflect the gap
+        # more than motion (our choice).
+        return clips, gather_tokens(by_time_index, sampled).flatten(1)
 
     def target_values(self, clips: Tensor, x: Tensor, ids: Tensor, values: Tensor | None) -> Tensor:
         """Compute what to predict at `ids` (B, M), or take it from all `values` (B, N, P): (B, M, P)."""

@@ -1,11 +1,12 @@
 """The memory of a model: weights, each clip in training and in inference, and frozen networks.
 
-Clips are measured in a pass without numbers, so that no layer has to be described here, and no run tries
-batches until one fits. Without the clip of the next pass, this gives 99 to 101 % of the bytes of a clip on an
-H100 in bf16 (benchmarks/performance.md) for EVEREST and views, 89 to 95 % for VideoMAE and 123 % with
-checkpointing, in 2 seconds.
+Clips are measured in a micro-batch without numbers, so that no layer has to be described here, and no run
+tries batches until one fits. Without the clip of the next micro-batch, this gives 99 to 101 % of the bytes of
+a clip on an H100 in bf16 (benchmarks/performance.md) for EVEREST and views, 89 to 95 % for VideoMAE and 123 %
+with checkpointing, in 2 seconds.
 
-B clips of a pass, C channels, T frames, H W pixels, N tokens, D dimensions of a code, P values of a token.
+B clips of a micro-batch, C channels, T frames, H W pixels, N tokens, D dimensions of a code, P values of a
+token.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def training_bytes(
             model = spec.build().train()
 
         def run() -> object:
-            clip = torch.empty(1, 3, spec.window, *spec.size)  # (1, C, T, H, W)
+            clip = torch.empty(1, 3, spec.chunk, *spec.size)  # (1, C, T, H, W)
             return model.decoder(model.encoder(model.scaled(clip)))
 
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
@@ -90,10 +91,10 @@ def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froze
 
     def run() -> object:
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)  # (B, C, T, H, W)
-        next_clip = torch.empty_like(clip) if trains else None  # the loader copies it during the pass
+        next_clip = torch.empty_like(clip) if trains else None  # the loader copies it during the step
         if trains and isinstance(model, PretrainingModel):
             noise = torch.empty(clips, model.noise_layout.total)
-            # Slices are drawn from candidates by importance; without it, the model takes a clip.
+            # Time indices are sampled from candidates by importance; without it, the model takes a clip.
             candidates = clip if with_importance else clip[:, :, : spec.frames]
             return run_on_meta(model, candidates, noise), clip, next_clip
         normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)

@@ -63,9 +63,9 @@ class LowRank(nn.Module):
 
     Args:
         linear: its weight W (D, C) and its bias stay frozen.
-        lora: `dropout` is the share of the columns of A that are dropped in training mode: input channels,
-            the same ones for all tokens of a pass. Dropout for each token, as in the released program, would
-            need another product.
+        lora: `dropout` is the fraction of the columns of A that are dropped in training mode: input channels,
+            the same ones for all tokens of a micro-batch. Dropout for each token, as in the official code,
+            would need another product.
     """
 
     def __init__(self, linear: nn.Linear, lora: LoraSettings) -> None:
@@ -74,7 +74,7 @@ class LowRank(nn.Module):
         self.original, self.bias = linear.weight, linear.bias
         rows, columns = linear.weight.shape
         a = linear.weight.new_empty(lora.rank, columns)
-        self.a = nn.Parameter(nn.init.kaiming_uniform_(a, a=math.sqrt(5)))  # (R, C), as the released program
+        self.a = nn.Parameter(nn.init.kaiming_uniform_(a, a=math.sqrt(5)))  # (R, C), as the official code
         self.b = nn.Parameter(linear.weight.new_zeros(rows, lora.rank))  # (D, R)
 
     @property

@@ -1,6 +1,6 @@
 """From the encoded tokens of a clip to one vector.
 
-B batch, K tokens, D width, N tokens of the grid, P tokens of a slice.
+B batch, K tokens, D width, N tokens of the grid, P tokens of a time index.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import NORM_EPS
 from everest.models.positions import learned_vectors
 
-MOVED_SHARE: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
+MOVED_FRACTION: Final = 0.3  # of the pairs: EVEREST's rho_pre (Table 8); 0.15 and 0.5 were about as good
 NUM_STATISTICS: Final = 4  # the statistics of `mean_and_change`, each of the width of a token
 
 
 def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     """Four statistics of the tokens of a clip, which say what there is and what moves.
 
-    Each token is compared with the token at the same place one slice later, if that is among `ids`, too. The
-    statistics are the mean of all tokens; the mean absolute change over all pairs; and over the share MOVED
-    of the pairs with the largest change (L2, as EVEREST selects tokens) the mean of the later token and the
-    mean absolute change. The last three are zero without a pair, as in clips of one slice.
+    Each token is compared with the token at the same position one time index later, if that is among `ids`,
+    too. The statistics are the mean of all tokens; the mean absolute change over all pairs; and over the
+    fraction MOVED of the pairs with the largest change (L2, as EVEREST selects tokens) the mean of the later
+    token and the mean absolute change. The last three are zero without a pair, as in clips of one time index.
 
     Args:
         tokens: (B, K, D).
@@ -35,15 +35,16 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     """
     precision = tokens.dtype
     tokens = tokens.float()
-    # Where each token is among `ids`, -1 if it is not there. Tokens after the last slice are never there.
-    index = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
+    # Where each token is among `ids`, -1 if it is not there. Tokens after the last time index are never
+    # there.
+    index = ids.new_full((ids.size(0), grid.num_tokens + grid.num_positions), -1)  # (B, N + P)
     numbers = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
-    later = index.scatter(1, ids, numbers).gather(1, ids + grid.per_slice)  # (B, K)
+    later = index.scatter(1, ids, numbers).gather(1, ids + grid.num_positions)  # (B, K)
     is_pair = later >= 0  # (B, K)
     following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
     change = (following - tokens).abs()
     size = change.square().sum(dim=-1).masked_fill(~is_pair, -1.0)  # (B, K)
-    last = (is_pair.sum(dim=1, keepdim=True) * MOVED_SHARE).ceil().long().clamp(min=1) - 1  # (B, 1)
+    last = (is_pair.sum(dim=1, keepdim=True) * MOVED_FRACTION).ceil().long().clamp(min=1) - 1  # (B, 1)
     has_moved = is_pair & (size >= size.sort(dim=1, descending=True).values.gather(1, last))
     statistics = [tokens.mean(dim=1), _mean_of(change, is_pair)]
     statistics += [_mean_of(following, has_moved), _mean_of(change, has_moved)]

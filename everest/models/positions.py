@@ -1,7 +1,7 @@
-"""The positions of tokens: added to them, computed or learned, or by which queries and keys are turned.
+"""The positions of tokens: added to them, computed or learned, or by which queries and keys are rotated.
 
-B batch, N tokens of a clip, K selected tokens, D width, t h w the grid's slices, rows and columns, E channels
-of a head, R channels of a coordinate.
+B batch, N tokens of a clip, K selected tokens, D width, t h w the grid's time indices, rows and columns, E
+channels of a head, R channels of a coordinate.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class FixedPositions(nn.Module):
     def __init__(self, positions: Positions, trained: TokenGrid, grid: TokenGrid, width: int) -> None:
         super().__init__()
         table = position_table(positions, trained, width)
-        slices = _over_places(table.unflatten(0, (trained.t, -1)), trained, grid)  # (t, h'*w', D)
-        table = _over_time(slices.transpose(0, 1), grid.t).transpose(0, 1).flatten(0, 1)  # (N, D)
+        spatial = _over_space(table.unflatten(0, (trained.t, -1)), trained, grid)  # (t, h'*w', D)
+        table = _over_time(spatial.transpose(0, 1), grid.t).transpose(0, 1).flatten(0, 1)  # (N, D)
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class FixedPositions(nn.Module):
 
 
 class LearnedPositions(nn.Module):
-    """Learned positions (ST-MAE, Feichtenhofer et al. 2022): a vector of the place plus one of the slice.
+    """Learned positions (ST-MAE, Feichtenhofer et al. 2022): a vector for the position plus one for the time.
 
     They are weights for one grid; `interpolated` fits them to another one.
 
@@ -51,14 +51,14 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, width: int, *, class_token: bool = False) -> None:
         super().__init__()
-        self.spatial = learned_vectors(grid.per_slice, width)  # (1, h*w, D)
+        self.spatial = learned_vectors(grid.num_positions, width)  # (1, h*w, D)
         self.temporal = learned_vectors(grid.t, width)  # (1, t, D)
         self.class_token = learned_vectors(1, width) if class_token else None  # (1, 1, D)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The positions (B, K, D) of the tokens `ids` (B, K)."""
-        per_slice = self.spatial.size(1)
-        return self.spatial[0, ids % per_slice] + self.temporal[0, ids // per_slice]
+        num_positions = self.spatial.size(1)
+        return self.spatial[0, ids % num_positions] + self.temporal[0, ids // num_positions]
 
 
 def learned_vectors(count: int, width: int) -> nn.Parameter:
@@ -71,13 +71,13 @@ LOWER_ROTARY_BASE: Final = 100.0  # DINOv3, RoPE-ViT: as few rows and columns ne
 
 
 class Rotation(NamedTuple):
-    """The cosine and the sine of the angle of each channel, 1 and 0 where nothing is turned."""
+    """The cosine and the sine of the angle of each channel, 1 and 0 where nothing is rotated."""
 
     cos: Tensor  # (B, 1, K, E)
     sin: Tensor  # (B, 1, K, E)
 
-    def turn(self, x: Tensor) -> Tensor:
-        """Turn queries or keys (B, heads, K, E); for the last L tokens (B, heads, L, E)."""
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotate queries or keys (B, heads, K, E); for the last L tokens (B, heads, L, E)."""
         cos, sin = (angle[:, :, angle.size(2) - x.size(2) :] for angle in self)  # (B, 1, L, E) each
         first, second = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, heads, K, E / 2) each
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
@@ -85,34 +85,34 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(nn.Module):
-    """Computed angles by which the channels of a head are turned, for each token of a grid.
+    """Computed angles by which the channels of a head are rotated, for each token of a grid.
 
-    For a video, as in V-JEPA 2 (Assran et al. 2025), the slice turns the first R channels (R is even),
-    the row the next R, and the column the next R; the others are not turned. Channels 2i and 2i + 1 are the
+    For a video, as in V-JEPA 2 (Assran et al. 2025), the time index rotates the first R channels (R is even),
+    the row the next R, and the column the next R; the others are not rotated. Channels 2i and 2i + 1 are the
     coordinates of a point. V-JEPA 2 was trained with the angle of each channel's number modulo R / 2, so the
     two have different angles, unlike in other rotary positions.
 
     For an image model (timm has weights of 21 EVA-02, 17 DINOv3, 14 PE and 6 RoPE-ViT models with rotations
-    along the axes), the row turns half of the channels, the column the other half. Channels 2i and 2i + 1 are
-    a point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.converters.timm_images puts
-    the channels of other layouts into this order.
+    along the axes), the row rotates half of the channels, the column the other half. Channels 2i and 2i + 1
+    are a point, and rotated by one angle: coordinate * base ** -(i / (E / 4)). Other layouts of channels get
+    this order in everest.converters.timm_images.
 
     Args:
-        places: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):
-            from 0, scaled so that the frame is N places high and wide; `pe:N` (Bolya et al. 2025): the same,
-            from 1 before scaling; `rope-vit` (Heo et al. 2024): from 0, not scaled; `dinov3` (Simeoni et al.
-            2025): from -2 pi to 2 pi at the borders.
+        rotary: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):
+            from 0, scaled so that the frame is N positions high and wide; `pe:N` (Bolya et al. 2025): the
+            same, from 1 before scaling; `rope-vit` (Heo et al. 2024): from 0, not scaled; `dinov3` (Simeoni
+            et al. 2025): from -2 pi to 2 pi at the borders.
     """
 
     cos: Tensor  # (N, E)
     sin: Tensor  # (N, E)
 
-    def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
+    def __init__(self, grid: TokenGrid, head_width: int, rotary: Rotary = "none") -> None:
         super().__init__()
-        if places == "none":
+        if rotary == "none":
             angles = _video_angles(grid, head_width)
         else:
-            angles = _image_angles(grid, head_width, places)
+            angles = _image_angles(grid, head_width, rotary)
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
@@ -122,7 +122,7 @@ class RotaryPositions(nn.Module):
 
 
 def _video_angles(grid: TokenGrid, head_width: int) -> Tensor:
-    """The angles (N, E) of V-JEPA 2 in float64: R channels for the slice, R for the row, R for the column."""
+    """The angles (N, E) of V-JEPA 2 in float64: R channels for time index, row and column each."""
     channels = rotary_channels(head_width)  # R
     rates = ROTARY_BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
     coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
@@ -130,11 +130,11 @@ def _video_angles(grid: TokenGrid, head_width: int) -> Tensor:
     return F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
 
 
-def _image_angles(grid: TokenGrid, head_width: int, places: Rotary) -> Tensor:
-    """The angles (N, E) of an image model in float64, the same in every slice."""
-    base = LOWER_ROTARY_BASE if places in ("dinov3", "rope-vit") else ROTARY_BASE
+def _image_angles(grid: TokenGrid, head_width: int, rotary: Rotary) -> Tensor:
+    """The angles (N, E) of an image model in float64, the same at every time index."""
+    base = LOWER_ROTARY_BASE if rotary in ("dinov3", "rope-vit") else ROTARY_BASE
     rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
-    family, _, extent = places.partition(":")
+    family, _, extent = rotary.partition(":")
     sides = []  # the coordinates of the rows, then those of the columns
     for count in (grid.h, grid.w):
         number = torch.arange(count, dtype=torch.float64)
@@ -172,29 +172,29 @@ TEMPORAL: Final = "position.temporal"
 def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) -> dict[str, Tensor]:
     """Weights of a model for clips of the grid `old`, with their learned positions fitted to `new`.
 
-    Slices are interpolated linearly and places bicubically (as in DeiT), both with `align_corners=False`: the
-    ends of the clip and the borders of the frame stay where they are.
+    They are interpolated linearly in time and bicubically in space (as in DeiT), both with
+    `align_corners=False`: the ends of the clip and the borders of the frame stay where they are.
     """
     fitted = dict(tensors)
-    for name, tensor in tensors.items():  # learned positions are (1, slices or places, D)
+    for name, tensor in tensors.items():  # learned positions are (1, t or h*w, D)
         if name.endswith(TEMPORAL):
             fitted[name] = _over_time(tensor, new.t)
         elif name.endswith(SPATIAL):
-            fitted[name] = _over_places(tensor, old, new)
+            fitted[name] = _over_space(tensor, old, new)
     return fitted
 
 
-def _over_time(table: Tensor, slices: int) -> Tensor:
-    """Interpolate (B, t, D) to (B, slices, D)."""
-    return table if table.size(1) == slices else F.interpolate(table.mT, size=slices, mode="linear").mT
+def _over_time(table: Tensor, length: int) -> Tensor:
+    """Interpolate (B, t, D) to (B, length, D)."""
+    return table if table.size(1) == length else F.interpolate(table.mT, size=length, mode="linear").mT
 
 
-def _over_places(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
+def _over_space(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     """Interpolate (B, h*w, D) to (B, h'*w', D)."""
     if (new.h, new.w) == (old.h, old.w):
         return table
-    places = table.mT.unflatten(2, (old.h, old.w))  # (B, D, h, w)
-    return F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
+    spatial = table.mT.unflatten(2, (old.h, old.w))  # (B, D, h, w)
+    return F.interpolate(spatial, size=(new.h, new.w), mode="bicubic").flatten(2).mT
 
 
 INTERPOLATED: Final = "interpolated-"  # the beginning of the names of positions that are interpolated
@@ -203,9 +203,10 @@ INTERPOLATED: Final = "interpolated-"  # the beginning of the names of positions
 def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
     """The table (N, D) float32 of computed positions, which is added to the tokens of a grid.
 
-    `flat`: sine and cosine of the flat token number alternate over the channels. As in the released programs,
-    time, height and width are not separated. `separable`: the slice in a quarter of the channels, then the
-    column, then the row, as in MVD (Wang et al. 2023) and MAE's spatial half; for any number of slices.
+    `flat`: sine and cosine of the flat token number alternate over the channels. As in the official code,
+    time, height and width are not separated. `separable`: the time index in a quarter of the channels, then
+    the column, then the row, as in MVD (Wang et al. 2023) and MAE's spatial half; for any number of time
+    indices.
 
     Angles are float64: they reach thousands of radians at 128 frames.
     """
@@ -215,10 +216,10 @@ def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
         angle = number / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)
         return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width].float()
 
-    def sines(places: int, channels: int) -> Tensor:
-        """(places, channels): all sines, then all cosines."""
+    def sines(length: int, channels: int) -> Tensor:
+        """(length, channels): all sines, then all cosines."""
         rates = torch.arange(channels // 2, dtype=torch.float64) / (channels / 2)
-        angle = torch.arange(places).double().unsqueeze(1) / torch.pow(10000.0, rates)
+        angle = torch.arange(length).double().unsqueeze(1) / torch.pow(10000.0, rates)
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
     half = (width - width // 4) // 2

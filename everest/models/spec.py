@@ -104,7 +104,7 @@ def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> EncoderSpec:
     model, trained = replace(saved.model, tubelet=(tubelet[0], p, q)), saved.trained_grid
     if (trained.h, trained.w) != (grid.h, grid.w) and model.positions in ("flat", "separable"):
         model = replace(model, positions=f"{INTERPOLATED}{model.positions}")
-    window = grid.t if grid.t % saved.grid.t else saved.grid.t  # slices
+    window = grid.t if grid.t % saved.grid.t else saved.grid.t  # time indices
     if window * tubelet[0] < 2 and model.input == "differences":
         window = grid.t
     spec = EncoderSpec(

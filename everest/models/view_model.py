@@ -74,7 +74,7 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, noise_layout.total) uniform in [0, 1); None: drawn from torch's default generator.
+            noise: (B, noise_layout.total) uniform in [0, 1); None: sampled from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
@@ -121,14 +121,14 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
         projections: (M, V, P) float32.
         videos: (M,) a number for each video.
     Returns:
-        The loss, and the share of the views whose nearest other view is of the same video; scalars.
+        The loss, and the fraction of the views whose nearest other view is of the same video; scalars.
     """
     count, views = projections.shape[:2]
     directions = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
-    place = torch.arange(count, device=directions.device).repeat_interleave(views)  # (B,)
+    clip = torch.arange(count, device=directions.device).repeat_interleave(views)  # (B,)
     number = videos.repeat_interleave(views)
     itself = torch.eye(len(directions), dtype=torch.bool, device=directions.device)
-    positive = (place[:, None] == place[None]) & ~itself  # (B, B)
+    positive = (clip[:, None] == clip[None]) & ~itself  # (B, B)
     ignored = itself | ((number[:, None] == number[None]) & ~positive)
     similarity = (directions @ directions.T / temperature).masked_fill(ignored, -torch.inf)
     log_chance = similarity.log_softmax(dim=1)

@@ -61,7 +61,7 @@ def require_clips(frames: Tensor, shape: tuple[int, ...]) -> None:
 
 @settings
 class Norms:
-    """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
+    """The LayerNorms of a model. The defaults are the values of everest and of the official code."""
 
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
     eps: Epsilon = NORM_EPS
@@ -77,7 +77,7 @@ class Architecture:
     model: ModelSettings
     checkpointing: bool = False  # recompute each block in the backward pass
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
-    # Slices, rows and columns that interpolated positions were computed for.
+    # Time indices, rows and columns that interpolated positions were computed for.
     position_grid: tuple[Count, Count, Count] | None = None
     pixels: PixelStatistics = IMAGENET  # channels, mean and std of the clips
 
@@ -112,7 +112,7 @@ class Architecture:
 class TubeletEmbedding(nn.Module):
     """A linear map of a tubelet's pixels (EVEREST §4.1): one convolution, or several (Table 15).
 
-    `proj` is the Conv3d of the released programs, with its weight and initialization. Applied to patches it
+    `proj` is the Conv3d of the official code, with its weight and initialization. Applied to patches it
     is a matrix product, so any subset of the tokens can be embedded. Several convolutions are a linear map as
     well, because there is no activation between them.
 
@@ -211,7 +211,7 @@ class Encoder(nn.Module):
         self.num_frames = grid.t * model.tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
-        self.by_slice = model.attention == "slice" and grid.t > 1  # with one slice, both are the same
+        self.by_time_index = model.attention == "slice" and grid.t > 1  # else both are the same
         self.pixels = architecture.pixels
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
@@ -231,7 +231,7 @@ class Encoder(nn.Module):
         self.norm_before = norm() if model.norm_before else nn.Identity()
         self.norm = norm() if final_norm and norms.after_encoder else nn.Identity()
         self.position = architecture.make_positions(size.width, size.heads, class_token=model.class_token)
-        self.rotary = None  # turns queries and keys in addition to `position`, as in image models
+        self.rotary = None  # rotates queries and keys in addition to `position`, as in image models
         if model.rotary != "none":
             self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary)
         # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
@@ -255,14 +255,14 @@ class Encoder(nn.Module):
         x = self.patch_embed(self.pixels.normalized(x).to(dtype))  # only the selected tokens
         x = add_positions(x, self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
-        if self.by_slice:
-            x = self._attended_by_slice(x, rotation, ids)
+        if self.by_time_index:
+            x = self._attended_by_time_index(x, rotation, ids)
         else:
             x = self._attended(x, self._learned_tokens(), rotation)
         return self.norm(x)  # (B, K, D)
 
     def _learned_tokens(self) -> Tensor | None:
-        """The class token and the registers (1, L, D) of a clip; with attention by slice, of a slice."""
+        """The class token and the registers (1, L, D) of a clip, or of each time index with `slice`."""
         class_token = self.class_token  # (1, 1, D)
         if class_token is not None and isinstance(self.position, LearnedPositions):
             assert self.position.class_token is not None
@@ -278,28 +278,31 @@ class Encoder(nn.Module):
         if learned is not None:
             num_outputs = x.size(1)
             x = torch.cat([learned.expand(x.size(0), -1, -1), x], dim=1)  # (B, L + K, D)
-            if rotation is not None:  # learned tokens are not turned
+            if rotation is not None:  # learned tokens are not rotated
                 front = (0, 0, learned.size(1), 0)
                 rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
         return self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
 
-    def _attended_by_slice(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
-        """Run the blocks on tokens (B, K, D) that attend to the tokens of their slice only: (B, K, D)."""
-        learned, t, per_slice = self._learned_tokens(), self.grid.t, self.grid.per_slice
-        # With all tokens, each slice can be a clip of its own: a t-th of the products, and no mask. Not in
-        # training, where the slices of a clip share its stochastic depth.
+    def _attended_by_time_index(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
+        """Run the blocks on tokens (B, K, D) that attend only to tokens of their time index: (B, K, D)."""
+        learned, t, num_positions = self._learned_tokens(), self.grid.t, self.grid.num_positions
+        # With all tokens, each time index can be a clip of its own: a t-th of the products, and no mask. Not
+        # in training, where the time indices of a clip share its stochastic depth.
         if ids.size(1) == self.grid.num_tokens and not self.training:
-            x = x.unflatten(1, (t, per_slice)).flatten(0, 1)  # (B * t, P, D)
+            x = x.unflatten(1, (t, num_positions)).flatten(0, 1)  # (B * t, P, D)
             if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
-                parts = (each.unflatten(2, (t, per_slice)).flatten(0, 2) for each in rotation)
+                parts = (each.unflatten(2, (t, num_positions)).flatten(0, 2) for each in rotation)
                 rotation = Rotation(*(part[:, None] for part in parts))
             return self._attended(x, learned, rotation).unflatten(0, (-1, t)).flatten(1, 2)
-        slices = ids // per_slice  # (B, K)
-        if learned is not None:  # for every slice
+        time_indices = ids // num_positions  # (B, K)
+        if learned is not None:  # for every time index
             of_learned = torch.arange(t, device=ids.device).repeat_interleave(learned.size(1))
-            slices = torch.cat([of_learned.expand(ids.size(0), -1), slices], dim=1)  # (B, t * L + K)
+            of_learned = of_learned.expand(ids.size(0), -1)
+            time_indices = torch.cat([of_learned, time_indices], dim=1)  # (B, t * L + K)
             learned = learned.repeat(1, t, 1)  # (1, t * L, D)
-        return self._attended(x, learned, rotation, slices[:, None, :, None] == slices[:, None, None, :])
+        return self._attended(
+            x, learned, rotation, time_indices[:, None, :, None] == time_indices[:, None, None, :]
+        )
 
 
 def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:

@@ -1,4 +1,4 @@
-"""Assigns groups of samples to lists, so that every list has its share of all samples and of every class.
+"""Assigns groups of samples to lists, so that every list has its fraction of all samples and of every class.
 
 S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 """
@@ -22,11 +22,11 @@ Ints = NDArray[np.int64]
 
 
 def assign_to_lists(
-    groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats, rng: np.random.Generator
+    groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], fractions: Floats, rng: np.random.Generator
 ) -> Ints:
     """Assign every group to a list, and return the lists, (G,).
 
-    Large groups are placed first, each where it leaves the least squared distance from the shares. Then
+    Large groups are placed first, each where it leaves the least squared distance from the fractions. Then
     single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that
     is missing in a list counts more than any distance. With one class per group, no such class is missing;
     with several classes, an assignment without missing classes may not exist or not be found.
@@ -34,13 +34,13 @@ def assign_to_lists(
     Args:
         groups: the samples of each group.
         labels: the classes of each sample, at least one per sample.
-        shares: (S,) shares of the lists, which add up to one.
+        fractions: (S,) fractions of the lists, which add up to one.
     """
-    assignment = _Assignment(groups, labels, shares)
+    assignment = _Assignment(groups, labels, fractions)
     order = rng.permutation(len(groups))
     order = order[np.argsort([-len(groups[group]) for group in order], kind="stable")]
     for group in order:
-        assignment.place_group(group)
+        assignment.assign_group(group)
     while assignment.move_groups(order) or assignment.swap_groups():  # ends, as the distance falls every time
         pass
     return assignment.list_of_group
@@ -52,7 +52,7 @@ class _Assignment:
     The rows of (C + 1, S) tables are the classes and, last, all samples.
     """
 
-    def __init__(self, groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats) -> None:
+    def __init__(self, groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], fractions: Floats) -> None:
         names, classes = np.unique(np.concatenate(labels), return_inverse=True)
         group_of = np.empty(len(labels), dtype=np.int64)
         for group, members in enumerate(groups):
@@ -64,17 +64,17 @@ class _Assignment:
         self._rows = entries % rows
         self._starts = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) first entries
         # (C + 1, S) number of samples that each list still lacks.
-        self._deficits = np.bincount(self._rows, self._counts)[:, None] * shares
+        self._deficits = np.bincount(self._rows, self._counts)[:, None] * fractions
         self._num_groups = np.zeros(self._deficits.shape, dtype=np.int64)  # groups in each list
-        self._is_needed = np.bincount(self._rows) >= len(shares)  # classes needed in each list
+        self._is_needed = np.bincount(self._rows) >= len(fractions)  # classes needed in each list
         self._is_needed[-1] = False
         # The cost of a missing class exceeds any change of distance by a move. Only differences of missing
         # classes are multiplied by it, so that moves without such differences are compared exactly.
-        self._missing_cost = 4.0 * len(shares) * float((self._deficits.sum(axis=1) ** 2).sum())
+        self._missing_cost = 4.0 * len(fractions) * float((self._deficits.sum(axis=1) ** 2).sum())
         self._min_gain = max(1e-9, ROUNDING * len(labels) ** 2)  # least gain of a move or a swap
         self.list_of_group = np.full(len(groups), NO_LIST)  # (G,)
 
-    def place_group(self, group: int) -> None:
+    def assign_group(self, group: int) -> None:
         """Put a group that is in no list into the list where it leaves the least distance."""
         rows, counts = self._entries_of(group)
         # (lacking - counts)^2 - lacking^2, summed over the group's entries

@@ -22,7 +22,7 @@ from everest.errors import DataError, first_names
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample, choose_evenly
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.parts import FIX, MAX_UNIT, open_parts
 from everest.system.storage import Location, parse_location
 from everest.system.text import damage_errors
@@ -38,7 +38,7 @@ CHECKED_FOLDER: Final = "checked_videos"
 RARE_BELOW: Final = 5  # heuristic: a class with fewer training videos is reported, as it is hardly learned
 MAX_MEDIAN_RATIO: Final = 1.25  # heuristic: ratio of the medians of two classes that were recorded alike
 MIN_APART_RATIO: Final = 1.02  # heuristic: this ratio if all values lie apart; 29.97 and 30 are one rate
-MOST_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, which takes seconds
+MAX_HEADERS: Final = 240  # heuristic: videos of all classes whose headers are compared, which takes seconds
 MIN_COMPARED: Final = 5  # heuristic: least number of videos of a class that is compared with others
 _digest = partial(hashlib.blake2b, digest_size=16)
 
@@ -127,7 +127,7 @@ def check_lists(
     checked: Path,
     workers: int,
     timeout: float,
-    report: Report,
+    emit: Emit,
     restart: bool = False,
 ) -> dict[str, Any]:
     """Decode all videos and compare the results with the lists.
@@ -149,7 +149,7 @@ def check_lists(
         if sample.member is not None:
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    files = _check_files(paths, checked, workers=workers, timeout=timeout, report=report, restart=restart)
+    files = _check_files(paths, checked, workers=workers, timeout=timeout, emit=emit, restart=restart)
     bad = {path: result.reason for path, result in files.items() if result.reason is not None}
     for sample in samples:
         if files[sample.path].reason is None and sample.is_segment:
@@ -179,7 +179,7 @@ def check_lists(
 
 
 def _check_files(
-    paths: Sequence[str], folder: Path, *, workers: int, timeout: float, report: Report, restart: bool
+    paths: Sequence[str], folder: Path, *, workers: int, timeout: float, emit: Emit, restart: bool
 ) -> dict[str, CheckedFile]:
     """The result for each file, from the folder or by decoding it, in the order of `paths`."""
     results: dict[str, CheckedFile] = {}
@@ -194,18 +194,18 @@ def _check_files(
                 if file.lasting and version == (file.size, file.version):
                     results[file.path] = file
         if results:
-            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({folder})"))
+            emit(notice(f"{len(results)} of {len(paths)} videos were checked before ({folder})"))
         remaining = [path for path in paths if path not in results]
         found = map_in_processes(check_video, remaining, workers=workers, timeout=timeout)
         for number, (path, result) in enumerate(found, 1):
             if isinstance(result, Failure):
                 result = CheckedFile(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
-                report(notice(f"{path}: {result.reason}"))
+                emit(notice(f"{path}: {result.reason}"))
             results[path] = result
             is_last = number % MAX_UNIT == 0 or number == len(remaining)
             parts.add(len(earlier) + (number - 1) // MAX_UNIT, [asdict(result)], {}, is_last=is_last)
-            report({"event": "video", "done": len(results), "videos": len(paths)})
+            emit({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
 
 
@@ -286,7 +286,7 @@ def difference_text(difference: Mapping[str, Any]) -> str:
 
 def differences_by_headers(by_class: Mapping[str, Sequence[Sample]]) -> list[dict[str, Any]]:
     """The differences in frame rate and size, by the headers of some videos of each class."""
-    most = max(MIN_COMPARED, MOST_HEADERS // max(len(by_class), 1))
+    most = max(MIN_COMPARED, MAX_HEADERS // max(len(by_class), 1))
     some = {name: choose_evenly(samples, most) for name, samples in by_class.items()}
     files = {}
     for sample in (sample for samples in some.values() for sample in samples):

@@ -24,7 +24,7 @@ from everest.lists.columns import COLUMNS
 from everest.lists.inputs import VideoTable
 from everest.lists.sample import choose_evenly
 from everest.prepare.check import describe_damage
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
@@ -72,7 +72,7 @@ def encode_videos(
     workers: int,
     timeout: float,
     overwrite: bool,
-    report: Report,
+    emit: Emit,
 ) -> dict[str, Any]:
     """Encode all videos of lists and folders, each in at most `timeout` seconds.
 
@@ -93,7 +93,7 @@ def encode_videos(
         for video, result in map_in_processes(encode, list(order), workers=workers, timeout=timeout):
             if isinstance(result, Failure):
                 reasons[video] = result.reason
-                report(notice(f"{video}: {result.reason}"))
+                emit(notice(f"{video}: {result.reason}"))
             else:
                 files[video] = result
             num_done = len(files) + len(reasons)
@@ -102,8 +102,8 @@ def encode_videos(
                 seconds = (time.monotonic() - start) / len(new) * (len(targets) - num_done)
                 free = shutil.disk_usage(output).free
                 text = expectation_text(new, num_videos=len(targets), seconds=seconds, free=free)
-                report(notice(text))
-            report({"event": "video", "done": num_done, "videos": len(targets)})
+                emit(notice(text))
+            emit({"event": "video", "done": num_done, "videos": len(targets)})
         failed = sorted(reasons.items())
         lists = _write_lists(originals, output, files, failed)
     return {

@@ -79,7 +79,7 @@ def require_one_file(files: Sequence[Path]) -> Path:
 
 
 def read_list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
-    """Yield the list's name, the place and the entry of each of the `entries` of lists that have a file."""
+    """Yield the list's name, the location and the entry of each of `entries` of lists that have a file."""
     files = {name: require_one_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     for name, file in files.items():
         for position, entry in read_entries(file):
@@ -88,7 +88,7 @@ def read_list_entries(sources: Sources) -> Iterator[tuple[str, str, Any]]:
 
 @contextmanager
 def entry_errors(position: str) -> Iterator[None]:
-    """Turn errors for missing fields and wrong values into DataErrors that name the place."""
+    """Turn errors for missing fields and wrong values into DataErrors that name the location."""
     try:
         yield
     except KeyError as error:
@@ -98,7 +98,7 @@ def entry_errors(position: str) -> Iterator[None]:
 
 
 def read_entries(file: Path) -> list[tuple[str, Any]]:
-    """The lines of a text, the rows of a table or the objects of a JSON list, with their places."""
+    """The lines of a text, the rows of a table or the objects of a JSON list, with their locations."""
     if file.suffix == ".txt":
         return [(f"{file}:{number}", line.strip()) for number, line in read_lines(file)]
     if file.suffix == ".csv":
@@ -205,9 +205,9 @@ def _read_ssv2(sources: Sources) -> Annotations:
             raise DataError(f"{answers}:{number}: a line is `id;label`, this is {quote(line)}")
         label_of_id[fields[0]] = label_of[fields[1]]
     lists: Lists = defaultdict(list)
-    for role, place, record in read_list_entries(sources):
+    for role, location, record in read_list_entries(sources):
         known, field = (label_of_id, "id") if role == "test" else (label_of, "template")
-        with entry_errors(place):
+        with entry_errors(location):
             ref = VideoRef(str(record["id"]))
             key = str(record[field]).replace("[", "").replace("]", "")
             is_secret = role == "test" and answers is None
@@ -222,14 +222,14 @@ def _read_kinetics(sources: Sources) -> Annotations:
 
     A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only.
     """
-    rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # rows of each split, with their places
+    rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # rows of each split, with their locations
     files: dict[str, list[Path]] = {}
     for file in sources["tables"]:
-        for place, row in read_entries(file):
+        for location, row in read_entries(file):
             name = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
             if name not in _SPLITS:
-                raise DataError(f"{place}: split '{name}' is none of {', '.join(_SPLITS)}")
-            rows.setdefault(_SPLITS[name], []).append((place, row))
+                raise DataError(f"{location}: split '{name}' is none of {', '.join(_SPLITS)}")
+            rows.setdefault(_SPLITS[name], []).append((location, row))
             files.setdefault(_SPLITS[name], []).append(file)
     for listing in files.values():
         require_one_file(sorted(set(listing)))
@@ -238,8 +238,8 @@ def _read_kinetics(sources: Sources) -> Annotations:
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, row in members)
     lists: Lists = defaultdict(list)
-    for split, place, row in ((name, *placed) for name in LIST_FILES for placed in rows.get(name, ())):
-        with entry_errors(place):
+    for split, location, row in ((name, *located) for name in LIST_FILES for located in rows.get(name, ())):
+        with entry_errors(location):
             video = row["youtube_id"]
             label = row.get("label")
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
@@ -261,8 +261,8 @@ def _read_oscc(sources: Sources) -> Annotations:
     canonical clips, or pieces that a program made, named by their `unique_id`.
     """
     lists: Lists = defaultdict(list)
-    for role, place, record in read_list_entries(sources):
-        with entry_errors(place):
+    for role, location, record in read_list_entries(sources):
+        with entry_errors(location):
             refs = [VideoRef(str(record["unique_id"]))]
             if record.get("clip_uid"):  # test records have no clip
                 start, end = float(record["clip_start_sec"]), float(record["clip_end_sec"])
@@ -277,8 +277,8 @@ def _read_oscc(sources: Sources) -> Annotations:
 def _read_diving48(sources: Sources) -> Annotations:
     """Objects `vid_name, label, start_frame, end_frame`; the vocabulary has the parts of each dive."""
     lists: Lists = defaultdict(list)
-    for role, place, record in read_list_entries(sources):
-        with entry_errors(place):
+    for role, location, record in read_list_entries(sources):
+        with entry_errors(location):
             first, end = int(record["start_frame"]), int(record["end_frame"])
             ref = VideoRef(str(record["vid_name"]), start_frame=first, end_frame=end)
             lists[role].append(AnnotatedSample((ref,), (int(record["label"]),)))
@@ -294,8 +294,8 @@ def _read_diving48(sources: Sources) -> Annotations:
 def _read_epic(sources: Sources) -> Annotations:
     """Segments of videos, with verb and noun (github.com/epic-kitchens/epic-kitchens-100-annotations)."""
     lists: Lists = defaultdict(list)
-    for role, place, row in read_list_entries(sources):
-        with entry_errors(place):
+    for role, location, row in read_list_entries(sources):
+        with entry_errors(location):
             start, end = parse_time(row["start_timestamp"]), parse_time(row["stop_timestamp"])
             labels = (int(row["verb_class"]), int(row["noun_class"])) if role != "test" else ()
             ref = VideoRef(row["video_id"], start=start, end=end)

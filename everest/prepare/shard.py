@@ -23,7 +23,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.columns import INDEX_HEADER, INDEX_SUFFIX, SEGMENT_COLUMNS, is_used_column
 from everest.lists.inputs import VideoTable
 from everest.lists.labels import is_integer
-from everest.system.events import Report
+from everest.system.events import Emit
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer
 from everest.system.storage import Location
@@ -48,7 +48,7 @@ class ShardEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class ShardPlan:
+class ShardLayout:
     """The videos of each shard, and the files in the output folder, which may also hold other lists."""
 
     folder: Path
@@ -74,7 +74,7 @@ class ShardPlan:
         return None
 
 
-def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
+def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardLayout:
     """Plan the shards, filled in the order of the list; DataError for images, or videos of unknown size."""
     entries: list[ShardEntry] = []
     versions: list[tuple[int, str]] = []
@@ -100,7 +100,7 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
         free_bytes -= entry.size
     contents = [source.rows, versions, max_bytes, max_count]
     fingerprint = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
-    return ShardPlan(
+    return ShardLayout(
         folder=output,
         stem=source.stem,
         index=output / f"{source.stem}{INDEX_SUFFIX}",
@@ -111,7 +111,7 @@ def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: 
 
 
 def write_shards(
-    source: VideoTable, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
+    source: VideoTable, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, emit: Emit
 ) -> dict[str, Any]:
     """Write the shards of a list and their index; shards that an earlier call finished are kept.
 
@@ -148,7 +148,7 @@ def write_shards(
                 with atomic_file(plan.tar(index)) as file:
                     _write_shard(entries, file)
             num_done += len(entries)
-            report({"event": "video", "done": num_done, "videos": videos})
+            emit({"event": "video", "done": num_done, "videos": videos})
         write_text(plan.index, _index_text(plan, source))
         plan.progress.unlink(missing_ok=True)
     return {
@@ -184,7 +184,7 @@ def _convert_cell(column: str, text: str) -> str | int | float:
     return float(text) if column in SEGMENT_COLUMNS else text
 
 
-def _index_text(plan: ShardPlan, source: VideoTable) -> str:
+def _index_text(plan: ShardLayout, source: VideoTable) -> str:
     """The text of the index, with the real offsets of the members."""
     locations: dict[str, dict[str, Any]] = {}
     shards = []

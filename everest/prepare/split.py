@@ -1,4 +1,4 @@
-"""Divides a data set into lists of whole groups, each class in the same shares, reproducibly by seed.
+"""Divides a data set into lists of whole groups, each class in the same fractions, reproducibly by seed.
 
 Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
 the test measures memory. So a group stays in one list, which everest.prepare.assignment chooses.
@@ -35,7 +35,11 @@ from everest.prepare.assignment import NO_CLASS, assign_to_lists
 
 LIST_NAMES: Final = tuple(LIST_FILES)
 NUMBER_BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
-DEFAULT_SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on small sets
+DEFAULT_FRACTIONS: Final = {
+    "train": 0.7,
+    "val": 0.15,
+    "test": 0.15,
+}  # heuristic: enough to test on small sets
 UNGROUPED_NOTICE: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
     r"reward memorizing them. If files are named like anna_03.mp4, --group '^([^\W_]+)' keeps all videos of "
@@ -116,9 +120,11 @@ class LabeledVideos:
         """The groups of the samples; a video without a group forms one."""
         return set(map(find_group, self.samples))
 
-    def split(self, shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0) -> dict[str, list[Sample]]:
-        """Divide the samples into lists with these shares; see `split_samples`."""
-        return split_samples(self.samples, shares, seed=seed)
+    def split(
+        self, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+    ) -> dict[str, list[Sample]]:
+        """Divide the samples into lists with these fractions; see `split_samples`."""
+        return split_samples(self.samples, fractions, seed=seed)
 
     def write(
         self,
@@ -161,7 +167,7 @@ class LabeledVideos:
         return {name: str(path) for name, path in paths.items()}
 
 
-def read_shares(text: str) -> dict[str, float]:
+def read_fractions(text: str) -> dict[str, float]:
     """Shares that add up to one, of `70/15/15` (train, val, test) or `80/20`; RecipeError for other texts."""
     numbers: list[float] = []
     with suppress(ValueError):
@@ -174,9 +180,9 @@ def read_shares(text: str) -> dict[str, float]:
 
 
 def split_samples(
-    samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
+    samples: Sequence[Sample], fractions: Mapping[str, float], *, seed: int
 ) -> dict[str, list[Sample]]:
-    """Assign whole groups to lists, so that each list has its share of all samples and of every class.
+    """Assign whole groups to lists, so that each list has its fraction of all samples and of every class.
 
     A sample counts for each of its classes. Multi-label samples without a class count as a class of their
     own, and numbers count by their bin. If samples have several labels, the first is balanced. Samples keep
@@ -189,13 +195,16 @@ def split_samples(
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
     classes = [class_indices(label) or (NO_CLASS,) for label in labels]
     if all(isinstance(label, float) for label in labels):
-        # So few bins that the smallest list can have a group of each; each bin has the same share of numbers.
-        bins = max(1, min(NUMBER_BINS, int(len(members) * min(shares.values()))))
+        # So few bins that the smallest list can have a group of each; each bin has the same fraction of
+        # numbers.
+        bins = max(1, min(NUMBER_BINS, int(len(members) * min(fractions.values()))))
         edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
         classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]
-    chosen = assign_to_lists(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
+    chosen = assign_to_lists(
+        members, classes, np.array(list(fractions.values())), np.random.default_rng(seed)
+    )
     lists = {}
-    for list_index, name in enumerate(shares):
+    for list_index, name in enumerate(fractions):
         indices = [members[group] for group in np.flatnonzero(chosen == list_index)]
         lists[name] = [samples[index] for index in sorted(itertools.chain(*indices))]
     return lists

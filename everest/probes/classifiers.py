@@ -21,7 +21,7 @@ from torch import nn
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.engine.stage_plan import cosine_lr
+from everest.engine.schedule import cosine_lr
 from everest.lists.sample import Sample
 from everest.models.classifier import outputs_of, soft_targets, supervised_loss
 from everest.system.types import Floats
@@ -37,7 +37,7 @@ ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
 ATTENTIVE_STEPS: Final = 300  # heuristic: minimum steps, so a small set gets more epochs
 ATTENTIVE_BATCH: Final = 64  # heuristic; V-JEPA: 256
 ATTENTIVE_LR: Final = 1e-3  # V-JEPA, peak learning rate
-ATTENTIVE_WARMUP: Final = 0.1  # heuristic: share of the steps
+ATTENTIVE_WARMUP: Final = 0.1  # heuristic: fraction of the steps
 ATTENTIVE_WEIGHT_DECAY: Final = 0.01  # V-JEPA
 
 

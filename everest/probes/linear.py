@@ -26,9 +26,9 @@ from everest.system.types import Floats
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
 VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
 DEFAULT_STRENGTH: Final = 1.0  # the default of sklearn
-MOST_ITERATIONS: Final = 2000  # iterations of L-BFGS
+MAX_ITERATIONS: Final = 2000  # iterations of L-BFGS
 ABSENT_CLASS_LOGIT: Final = -1000.0  # logit of a class without a training video
-LEAST_PROBABILITY: Final = 1e-6  # heuristic: limits the loss of a single confident mistake
+MIN_PROBABILITY: Final = 1e-6  # heuristic: limits the loss of a single confident mistake
 FOLDS: Final = 5  # heuristic: maximum number of folds
 
 
@@ -56,7 +56,7 @@ def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float)
     mean, std = values.mean(axis=0), values.std(axis=0)  # (D,)
     std[std == 0] = 1.0
     standardized = (values - mean) / std  # (N, D)
-    logistic = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
+    logistic = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak decay on few videos does not converge
         if head.task == "regression":
@@ -126,14 +126,14 @@ def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.fl
     if head.task == "regression":
         return ((values[:, 0] - labels) / head.std) ** 2
     likelihood = label_probabilities(values, labels, head.task)
-    return -np.log(np.maximum(likelihood, LEAST_PROBABILITY)).mean(axis=1)
+    return -np.log(np.maximum(likelihood, MIN_PROBABILITY)).mean(axis=1)
 
 
 def make_group_splits(labels: Labels, sources: Sequence[str], head: Head, *, seed: int) -> list[Split]:
     """Make up to five splits that divide no source; a single source is divided by samples.
 
     There are none if no class has two samples.
-    With single labels, each part has its share of each class, as far as the sources allow.
+    With single labels, each part has its fraction of each class, as far as the sources allow.
     """
     _, groups = np.unique(np.asarray(sources), return_inverse=True)
     if groups.max() == 0:

@@ -2,7 +2,7 @@
 
 The same classifiers on the features of baselines show what the encoder adds.
 
-N videos, K encoded tokens per clip, D width; B clips, C channels, T frames, H W pixels, P places of
+N videos, K encoded tokens per clip, D width; B clips, C channels, T frames, H W pixels, P positions of
 an image.
 """
 
@@ -27,7 +27,7 @@ from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes, ViewTensors
+from everest.inference.videos import Batching, ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.predictions import Predictions, label_array
@@ -43,7 +43,7 @@ from everest.probes.classifiers import (
     nearest_neighbors,
 )
 from everest.probes.linear import linear
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.parts import open_parts
 from everest.system.types import Floats
 
@@ -102,7 +102,7 @@ def encode_set(
     *,
     with_tokens: bool,
     batch: int,
-    report: Report,
+    emit: Emit,
 ) -> EncodedSet:
     """Encode one view of every video, without augmentation, by the encoder and the baselines.
 
@@ -118,7 +118,7 @@ def encode_set(
         return {name: views[name][0] for name in names}
 
     with open_parts(folder, {}) as store:
-        joined = add_rows(store, model, samples, compute, row_of, Passes(batch=batch, report=report))
+        joined = add_rows(store, model, samples, compute, row_of, Batching(batch=batch, emit=emit))
         assert joined is not None  # there is only one process
         problems = [result.reason if result else None for (result,) in joined.results]
         skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]
@@ -129,16 +129,16 @@ def encode_set(
     return EncodedSet(readable, features, len(skipped))
 
 
-def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
+def probe(model: OpenedModel, names: Sequence[str], *, batch: int, emit: Emit) -> dict[str, Any]:
     """Evaluate an encoder by the named `PROBES` on its recipe's labeled `data.train` and `data.test`.
 
     Returns:
         `probes` with the metrics of each probe (METRICS_OF_TASK), `baselines` with those of k-NN and the
         linear probe for each baseline, and `chance` for the first metric. A single-label head has `majority`
-        (always predicting the most frequent class of the test set) and `retrieval`: `precision@10`, the share
-        of the class among the ten nearest training videos of other groups, the same for the `baselines`, and
-        `by_class` and `by_group` (`compare_sources`). Class metrics are in percent. Several heads have these
-        under `heads`, by name.
+        (always predicting the most frequent class of the test set) and `retrieval`: `precision@10`, the
+        fraction of the class among the ten nearest training videos of other groups, the same for the
+        `baselines`, and `by_class` and `by_group` (`compare_sources`). Class metrics are in percent. Several
+        heads have these under `heads`, by name.
     """
     started = time.monotonic()
     for name in names:
@@ -156,13 +156,13 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             f"same groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
             "--group` keeps them apart"
         )
-        report(warning(text))
-    encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, report=report)
+        emit(warning(text))
+    encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, emit=emit)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train = encode(train_samples, Path(folder) / "train")
         test = encode(test_samples, Path(folder) / "test")
         results = {
-            head.name: _probe_head(classifiers, train, test, position, head, report)
+            head.name: _probe_head(classifiers, train, test, position, head, emit)
             for position, head in enumerate(classes.heads)
         }
     return {
@@ -181,9 +181,9 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
 def _read_training_labels(samples: Sequence[Sample], position: int, head: Head) -> Labels:
     """Read the labels of a head; raise DataError if there is nothing to learn."""
     labels = label_array([sample.labels[position] for sample in samples], head)
-    place = f"data.train: head {head.name}" if head.name else "data.train"
+    where = f"data.train: head {head.name}" if head.name else "data.train"
     if len(np.unique(labels, axis=0)) < 2:
-        raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
+        raise DataError(f"{where}: all videos have the same label; a probe needs two or more")
     return labels
 
 
@@ -193,7 +193,7 @@ def _probe_head(
     test: EncodedSet,
     position: int,
     head: Head,
-    report: Report,
+    emit: Emit,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `probe`."""
     labels = _read_training_labels(train.samples, position, head)
@@ -212,7 +212,7 @@ def _probe_head(
 
     probes = {}
     for name in classifiers:
-        report(notice(f"{name} probe of {len(train.samples)} videos"))
+        emit(notice(f"{name} probe of {len(train.samples)} videos"))
         probes[name] = evaluate(name, "tokens" if name == ATTENTIVE else "pooled")
     pooled = [name for name in classifiers if name != ATTENTIVE]
     baselines = {kind: {name: evaluate(name, kind) for name in pooled} for kind in BASELINES}

@@ -53,7 +53,7 @@ def time_latency(
     """
     count = min(max(len(samples), 30), 200)  # default limits; fewer videos are repeated
     in_turn, network_timer = cycle(samples), time.thread_time if on_cpu else time.perf_counter
-    rows: list[list[float]] = []  # of each pass: when it began, and when each part ended
+    rows: list[list[float]] = []  # of each micro-batch: when it began, and when each part ended
     alone: list[float] = []  # seconds of the network
     for _ in range(WARMUP_VIDEOS + count):
         clear_video_cache()

@@ -24,7 +24,7 @@ from everest.data.clip_dataset import Batch, ClipDataset
 from everest.data.loader import copy_to_device
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
 from everest.engine.network import PlainTraining, prepare_model
-from everest.engine.stage_plan import plan_stage
+from everest.engine.schedule import plan_stage
 from everest.engine.step import set_lr
 from everest.engine.training import Stage, Step
 from everest.errors import EnvironmentProblem
@@ -38,7 +38,7 @@ from everest.system.text import time_text
 
 WARMUP_STEPS: Final = 2  # untimed steps, which allocate, choose kernels and compile
 TIMED_STEPS: Final = 5
-MOST_SECONDS: Final = 30.0  # default: seconds after which no further step is timed
+MAX_SECONDS: Final = 30.0  # default: seconds after which no further step is timed
 DEFAULT_BATCH: Final = {"cuda": 32, "mps": 4}  # default batch by device; 1 on a CPU
 READING_SECONDS: Final = 2.0  # default: seconds for which reading is timed
 
@@ -69,7 +69,7 @@ class Speed:
         return steps + reading if self.device == "cpu" else max(steps, reading)
 
     def dump(self) -> dict[str, Any]:
-        """Return the values of `everest profile --json`; `data_wait` is the share of time without steps."""
+        """Return the values of `everest profile --json`; `data_wait` is the fraction without steps."""
         values = {**vars(self), "clips_per_second": self.batch / self.step_seconds}
         if self.read_seconds is not None:
             steps, _ = self.split_seconds(1)
@@ -118,7 +118,7 @@ def _time_steps(
     time_calls(step, most=WARMUP_STEPS, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    _, seconds = time_calls(step, most=TIMED_STEPS, seconds=MOST_SECONDS, device=device)
+    _, seconds = time_calls(step, most=TIMED_STEPS, seconds=MAX_SECONDS, device=device)
     return Speed(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         precision="fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
@@ -210,7 +210,7 @@ def plan_run(
 
 
 def try_step(stage: Stage) -> dict[str, Any]:
-    """Time passes with updates on a real batch, and estimate the run's time and memory; writes nothing."""
+    """Time micro-batches with updates on a real batch, and estimate the time and memory of the run."""
     training, plan = stage.training, stage.training.plan
     accelerator, workers = training.context.accelerator, training.recipe.train.workers
     training.model.train()
@@ -218,16 +218,18 @@ def try_step(stage: Stage) -> dict[str, Any]:
         batch: Batch = copy_to_device(next(iter(loader)), accelerator.device)
     losses: list[float] = []
 
-    def last_pass() -> None:  # processes exchange gradients in this pass
+    def last_micro_batch() -> None:  # processes exchange gradients in this one
         step = Step(training, repeat(batch))
         for number, clips in enumerate(step.batches(), start=1):
             if number == plan.accumulation:
-                pass_losses = stage.losses(clips, step)
-                step.backward(pass_losses)
-                losses.append(pass_losses.model.item())
+                micro_batch_losses = stage.losses(clips, step)
+                step.backward(micro_batch_losses)
+                losses.append(micro_batch_losses.model.item())
         step.update_weights()
 
-    speed = _time_steps(last_pass, accelerator, training.dataset, workers=workers, batch=plan.micro_batch)
+    speed = _time_steps(
+        last_micro_batch, accelerator, training.dataset, workers=workers, batch=plan.micro_batch
+    )
     seconds = speed.seconds(plan.steps * plan.batch_size, gpus=accelerator.num_processes)
     return {
         "loss": losses[0],

@@ -59,8 +59,8 @@ def make_accelerator(precision: str, *, cpu: bool) -> Accelerator:
         cpu=cpu or (is_launched() and not torch.cuda.is_available()),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-            # No static_graph: torch refuses it for steps of several passes, and it only saves the search for
-            # unused parameters, which is off.
+            # No static_graph: torch refuses it for steps of several micro-batches, and it only saves the
+            # search for unused parameters, which is off.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
     )

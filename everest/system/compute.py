@@ -25,7 +25,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 PART_VALUES: Final = 2**21  # values of a clip of 16 x 224 x 224 pixels, which fit the cache of a CPU
 BF16_CAPABILITY: Final = 8  # compute capability of Ampere; Volta and Turing have units for fp16 only
-MOST_PASSES: Final = 30  # default: maximum number of timed passes
+MAX_PASSES: Final = 30  # default: maximum number of timed passes
 TIMED_SECONDS: Final = 3.0  # default: seconds of passes after which timing ends
 FAR_FACTOR: Final = 4.0  # heuristic: multiple of the limit from which one pass is enough
 BUSY: Final = 1.25  # heuristic: clock time / CPU time above which other programs slow the network down
@@ -76,7 +76,7 @@ def time_calls(
 def time_passes(run: Callable[[], object], *, limit: float = math.inf) -> NetworkTime:
     """Time a model on the calling thread; one pass is enough if it takes far longer than `limit` ms."""
     enough = FAR_FACTOR * limit / 1000
-    alone, clock = time_calls(run, most=MOST_PASSES, seconds=TIMED_SECONDS, enough=enough)
+    alone, clock = time_calls(run, most=MAX_PASSES, seconds=TIMED_SECONDS, enough=enough)
     return NetworkTime(alone_ms=round(1000 * min(alone), 3), clock_ms=round(1000 * median(clock), 3))
 
 

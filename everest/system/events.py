@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 Notify = Callable[[str], None]  # receives a line for the user, in functions that report no events
-Report = Callable[[dict[str, Any]], None]
+Emit = Callable[[dict[str, Any]], None]
 # {"event": "step", ...}: a row of metrics.jsonl with "steps" and "epochs"
 # {"event": "video", "done", "videos"} or {"event": "window", "done", "windows"}: progress
 # {"event": "validation", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "train_loss",

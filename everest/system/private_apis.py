@@ -37,7 +37,7 @@ def compile_as_constant(function: Function) -> Function:
 
 
 def set_compiler_limits(*, memory_budget: float, graphs: int) -> None:
-    """Set the share of activations that a whole graph keeps, and the minimum number of graphs of a function.
+    """Set the fraction of activations that a whole graph keeps, and how many graphs a function may have.
 
     torch has no other way to set them.
     """

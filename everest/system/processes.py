@@ -27,7 +27,7 @@ CPU_QUOTA_FILE: Final = Path("/sys/fs/cgroup/cpu.max")  # a container's microsec
 JOBS_VARIABLE: Final = "EVEREST_JOBS"  # the number of runs that share the cores and memory
 # Heuristic: about as many cores read the 2,850 clips/s that a GPU processes with a ViT-B.
 MAX_READERS: Final = 48
-READER_BYTES: Final = 2**29  # heuristic: memory of a reader, including its share of the batches
+READER_BYTES: Final = 2**29  # heuristic: memory of a reader, including its fraction of the batches
 GROUPS_FOLDER: Final = Path("/sys/fs/cgroup")  # Linux control groups, version 2: containers, Slurm jobs
 PROCESS_GROUPS_FILE: Final = Path("/proc/self/cgroup")
 # Lines of memory.stat with memory that the system frees when needed.

@@ -67,13 +67,13 @@ class InitFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan:
+class RunFacts:
     """The values of a run's plan that later commands read from env.json."""
 
     videos: int
     samples: str  # fingerprint of the samples
     processes: int
-    micro_batch: int  # clips per pass of one process
+    micro_batch: int  # clips per micro-batch of one process
     batch_size: int  # clips per step
     steps: int
     finished: int | None = None  # the last step of a finished run
@@ -84,7 +84,7 @@ class RunEnvironment:
     """The values of env.json that later commands read; its other values describe the machine."""
 
     stage: str  # pretrain, finetune or train-tokenizer
-    plan: RunPlan
+    plan: RunFacts
     one_batch: bool = False  # the run overfits its first batch
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path

@@ -45,7 +45,7 @@ from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, dif
 from everest.lists.sample import Sample
 from everest.methods.targets import TokenTargets
 from everest.system.accelerator import make_accelerator
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
@@ -62,8 +62,8 @@ from everest.video.reader import VideoError
 INDEX: Final = "index.json"
 PART_FILES: Final = "variant*.safetensors"
 PART_SAMPLES: Final = 256  # heuristic: samples whose work a kill can cost at most
-MOST_VARIANTS: Final = 10_000  # the names of parts have four digits for the variant
-MOST_DIFFERENCES: Final = 3  # maximum number of differences in a message
+MAX_VARIANTS: Final = 10_000  # the names of parts have four digits for the variant
+MAX_DIFFERENCES: Final = 3  # maximum number of differences in a message
 
 
 class CachePart(NamedTuple):
@@ -89,8 +89,8 @@ class TokenIndex:
     mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
     std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     videos: PositiveInt
-    variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
-    grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
+    variants: Annotated[int, Field(ge=1, le=MAX_VARIANTS)]
+    grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # time indices, rows, columns
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
     precision: str  # precision in which the tokenizer ran
 
@@ -173,14 +173,14 @@ class TokenCache:
 
     def __init__(self, recipe: Recipe, dataset: ClipDataset) -> None:
         section = recipe.pretrain
-        assert section.objective == "pixels", "only targets are stored"
+        assert section.objective == "reconstruct", "only targets are stored"
         self.folder = Path(section.target.cache or "")
         self.index = TokenIndex.read(self.folder)
         grid = clip_grid(recipe)
         requested = {"videos": len(dataset), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, dataset)}
         differences = differing(self.index.clip_values(), requested)
         if differences:
-            shown = first_names(differences, MOST_DIFFERENCES)
+            shown = first_names(differences, MAX_DIFFERENCES)
             raise CheckpointError(
                 f"{self.folder}: has the tokens of other clips: {shown}; set these to the earlier "
                 "values, or make the cache again with everest prepare tokens --overwrite"
@@ -233,7 +233,7 @@ def write_tokens(
     batch: int = 8,
     overwrite: bool = False,
     cpu: bool = False,
-    report: Report,
+    emit: Emit,
 ) -> dict[str, Any]:
     """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
@@ -274,7 +274,7 @@ def write_tokens(
             precision=accelerator.mixed_precision,
         ).save(output)
         encode = partial(_encode, dataset, tokenizer, accelerator, recipe.train, batch=batch)
-        kept, bad = _write_parts(index, output, dataset.samples, encode, recipe.data.max_bad, report)
+        kept, bad = _write_parts(index, output, dataset.samples, encode, recipe.data.max_bad, emit)
         if bad:
             write_table(output / BAD_VIDEOS_FILE, [BAD_COLUMNS, *bad.items()])
     parts = index.parts()
@@ -290,7 +290,7 @@ def _write_parts(
     samples: Sequence[Sample],
     encode: Callable[[CachePart], tuple[dict[str, Tensor], dict[int, str]]],
     max_bad: float,
-    report: Report,
+    emit: Emit,
 ) -> tuple[int, dict[str, str]]:
     """Write the missing parts; return the number of kept parts, and the reason for each unreadable video."""
     finished, missing = list[CachePart](), list[CachePart]()
@@ -306,12 +306,12 @@ def _write_parts(
         for number, reason in problems.items():
             path = samples[number].path
             bad.append((path, reason))
-            report(notice(f"cannot read {path}: {reason}; left out"))
+            emit(notice(f"cannot read {path}: {reason}; left out"))
         done += len(part.samples)
         # A part with too many unreadable samples is not written, so that a later call tries it again.
         refuse_too_many(bad, requested=done, max_bad=max_bad)
         write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
-        report({"event": "video", "done": done, "videos": index.videos * index.variants})
+        emit({"event": "video", "done": done, "videos": index.videos * index.variants})
     return len(finished), dict(sorted(bad))
 
 

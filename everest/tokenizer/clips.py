@@ -1,4 +1,4 @@
-"""The clips for training and validating a tokenizer (one window per video), and its settings."""
+"""The clips for training and validating a tokenizer (one chunk per video), and its settings."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ MEASURED_BATCH: Final = 8  # heuristic: clips per batch when measuring
 
 
 def tokenizer_dataset(recipe: Recipe) -> ClipDataset:
-    """The videos of pre-training: random windows, with the stride, crops and flips of pre-training."""
+    """The videos of pre-training: random chunks, with the stride, crops and flips of pre-training."""
     flip = recipe.data.flip if recipe.pretrain.flip is None else recipe.pretrain.flip
-    views = PretrainViews(**vars(window_format(recipe)), flip=flip, views_per_decode=1)
+    views = PretrainViews(**vars(chunk_format(recipe)), flip=flip, views_per_decode=1)
     samples = read_source(recipe.data, pretrain_key(recipe.data), labeled=False)
     return make_dataset(recipe, samples, views, training=True)
 
 
-def window_format(recipe: Recipe) -> ClipFormat:
-    """Return the clip format of a tokenizer's windows."""
+def chunk_format(recipe: Recipe) -> ClipFormat:
+    """Return the clip format of a tokenizer's chunks."""
     clip = clip_format(recipe, "pretrain")
     return replace(clip, frames=tokenizer_settings(recipe).frames, sampling="dense")
 
 
 def held_out_dataset(recipe: Recipe) -> tuple[str, ClipDataset]:
-    """Return the list for validating a tokenizer, and the middle window of each of its videos.
+    """Return the list for validating a tokenizer, and the middle chunk of each of its videos.
 
     The list is `data.val`, otherwise `data.test` if the file exists, otherwise the training list, so that a
     folder of videos is enough.
@@ -48,7 +48,7 @@ def held_out_dataset(recipe: Recipe) -> tuple[str, ClipDataset]:
         key = "val"
     elif data.test is not None and join_location(parse_location(data.root), data.test).exists():
         key = "test"
-    views = ValidationViews(**vars(window_format(recipe)))
+    views = ValidationViews(**vars(chunk_format(recipe)))
     return key, make_dataset(recipe, read_source(data, key, labeled=False), views)
 
 
@@ -57,7 +57,7 @@ def spaced_clips(dataset: ClipDataset, most: int, *, settings: TrainSettings) ->
 
     Clips are spaced because a list may be sorted by class.
     """
-    keys = [(0, place) for place in choose_evenly(range(len(dataset)), most)]
+    keys = [(0, index) for index in choose_evenly(range(len(dataset)), most)]
     order = [keys[first : first + MEASURED_BATCH] for first in range(0, len(keys), MEASURED_BATCH)]
     workers = choose_workers(dataset, order, settings.workers)
     yield from read_batches(dataset, order, workers=workers, timeout=settings.data_timeout)

@@ -86,7 +86,7 @@ class FrozenTokenizer:
         return (gather_tokens(values, ids) - tokenizer.target_mean) / tokenizer.target_std
 
     @torch.no_grad()
-    def rebuilt(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
+    def reconstructed(self, prediction: Tensor, frames: Tensor, ids: Tensor, space: CodeSpace) -> Tensor:
         """Decode the clip with predictions (B, M, P) at tokens `ids`: (B, M, C, t, p, q) in [0, 1]."""
         tokenizer = self.on(frames.device)
         values, _ = tokenizer.quantizer(self.latent(frames))  # (B, N, D)

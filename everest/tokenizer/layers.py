@@ -27,7 +27,7 @@ from everest.system.compute import full_precision
 NORM_GROUPS: Final = 32  # groups of GroupNorm, if their number divides the channels
 # The bound is a little beyond the outermost levels, so that every level can be reached.
 RANGE_MARGIN: Final = 1e-3  # relative to the range of the levels
-MOST_MARGIN: Final = 0.25  # in levels; at 0.5, a level outside the range would be reached
+MAX_MARGIN: Final = 0.25  # in levels; at 0.5, a level outside the range would be reached
 ROOT_FLOOR: Final = 1e-6  # added under a root, whose gradient at 0 (equal frames or scores) is not finite
 TEMPERATURE: Final = 0.5  # our choice: width of the sigmoid through which the scorer gets its gradient
 
@@ -105,8 +105,8 @@ def make_encoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
 def make_decoder(config: TokenizerConfig, *, checkpointing: bool) -> ConvStack:
     """Make the decoder, from token values (B, D, t, h, w) to pixels (B, 3, T, H, W), in [0, 1] once trained.
 
-    A token that was left out is rebuilt from other tokens, mainly from the same position in the first frames,
-    so the convolutions must reach that far in time.
+    A token that was left out is reconstructed from other tokens, mainly from the same position in the first
+    frames, so the convolutions must reach that far in time.
     """
     widths = [config.channels * multiplier for multiplier in reversed(config.multipliers)]
     stem = _conv(len(config.levels), widths[0])
@@ -149,7 +149,7 @@ class FSQ(nn.Module):
         self.num_codes = math.prod(levels)
         counts = torch.tensor(self.levels)
         constants = {
-            "reach": torch.minimum((counts - 1) * (1 + RANGE_MARGIN) / 2, (counts - 1) / 2 + MOST_MARGIN),
+            "reach": torch.minimum((counts - 1) * (1 + RANGE_MARGIN) / 2, (counts - 1) / 2 + MAX_MARGIN),
             "offset": (counts + 1) % 2 / 2,
             "steps": (counts // 2).float(),
             "counts": counts,
@@ -187,11 +187,11 @@ class FSQ(nn.Module):
 
 
 class TokenScorer(nn.Module):
-    """Two strided convolutions; a token's score is the distance of its features from the slice before.
+    """Two strided convolutions; a token's score is the distance of its features from the time index before.
 
     Features depend only on the frames of their own token: in time, kernel and stride are equal and there is
     no padding. Otherwise the scores would reveal the start and end of the clip, and training would move all
-    kept tokens into the last slice. For the same reason the edges are repeated in space.
+    kept tokens into the last time index. For the same reason the edges are repeated in space.
 
     Args:
         stride: frames, and pixels per side, of a token.
@@ -218,7 +218,7 @@ class TokenScorer(nn.Module):
         return self.distances(self.features(frames))
 
     def distances(self, features: Tensor) -> Tensor:
-        """Compute scores (B, t, h, w) float32 of `features`; the first slice copies the second's scores."""
+        """Compute scores (B, t, h, w) float32 of `features`; the first of the clip copies the next."""
         with full_precision(features.device):
             moved = features.diff(dim=2).square().sum(dim=1)  # (B, t - 1, h, w)
             scores = (moved + ROOT_FLOOR).sqrt()

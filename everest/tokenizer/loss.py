@@ -1,9 +1,10 @@
-"""The loss of a tokenizer: the error of rebuilt pixels, and two terms of MAGVIT if their weights are not 0.
+"""The loss of a tokenizer: the error of reconstructed pixels, and two terms of MAGVIT with weights above 0.
 
 As in MAGVIT's public code (Yu et al. 2023), these are an adversarial and a perceptual term. The adversary is
-a discriminator that learns to distinguish rebuilt from real clips, with the non-saturating loss, R1 on the
-real clips of every pass (Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018), and
-Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network on rebuilt
+a discriminator that learns to distinguish reconstructed from real clips, with the non-saturating loss, R1 on
+the real clips of every micro-batch (Mescheder et al., Which Training Methods for GANs do actually Converge?,
+2018), and Adam. The perceptual term is the mean squared difference between the logits of an ImageNet network
+on reconstructed
 and on real frames: a ResNet-50, with frames in the size that it was trained on.
 
 The discriminator is StyleGAN's (Karras et al., Analyzing and Improving the Image Quality of StyleGAN, 2020)
@@ -36,20 +37,22 @@ from everest.tokenizer.adaptive_tokenizer import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings
 from everest.video.pixels import IMAGENET
 
-LEAST_PLACES: Final = 4  # heuristic: minimum height and width, in places, of a discriminator's last layer
-ADVERSARY_START: Final = 0.2  # heuristic: share of the steps in which the tokenizer first learns to rebuild
+MIN_SIDE: Final = 4  # heuristic: minimum height and width, in positions, of a discriminator's last layer
+ADVERSARY_START: Final = 0.2  # heuristic: fraction of the steps in which it first learns to reconstruct
 ADVERSARY_BETAS: Final = (0.0, 0.99)  # MAGVIT
 ADVERSARY_LR: Final = 1e-4  # MAGVIT; the peak, in the tokenizer's schedule
 R1_WEIGHT: Final = 10.0  # MAGVIT; of the penalty in the discriminator's loss
 LEAKY_SLOPE: Final = 0.2  # slope of the leaky ReLU below 0: MAGVIT
-MOST_WIDTH: Final = 4  # heuristic: maximum width as a multiple of the tokenizer's first width
+MAX_WIDTH: Final = 4  # heuristic: maximum width as a multiple of the tokenizer's first width
 BLUR_KERNEL: Final = (1, 3, 3, 1)  # StyleGAN
 
 IMAGE_SIDE: Final = 224  # pixels
-# Heuristic: frames drawn from a clip in every pass. On average, their mean is that of all frames; all sixteen
-# frames would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
+# Heuristic: frames sampled from a clip in every micro-batch. On average, their mean is that of all frames;
+# all sixteen frames would take twice the memory of a micro-batch of the `lite` tokenizer, and a third of its
+# time.
 PERCEPTUAL_FRAMES: Final = 4
-# Clips kept in memory in a pass: 1 for the tokenizer's loss, 1 rebuilt clip, and 3 for the real clip (R1).
+# Clips kept in memory in a micro-batch: 1 for the tokenizer's loss, 1 reconstructed clip, and 3 for the real
+# clip (R1).
 DISCRIMINATOR_PASSES: Final = 5
 
 
@@ -95,7 +98,7 @@ class Discriminator(nn.Module):
     """Maps clips (B, 3, T, H, W) in [0, 1] to logits (B,), which are higher for clips taken as real.
 
     Args:
-        config: settings of the tokenizer that rebuilds the clips.
+        config: settings of the tokenizer that reconstructs the clips.
         frames: number of frames T.
         size: height and width of the clips before the tokenizer scales them.
     """
@@ -103,22 +106,22 @@ class Discriminator(nn.Module):
     def __init__(self, config: TokenizerConfig, *, frames: int, size: tuple[int, int]) -> None:
         super().__init__()
         grid = config.stem_grid(frames, size)  # frames, rows and columns after the tokenizer's stem
-        places, halvings = min(grid[1:]), 0
-        while places // 2 >= LEAST_PLACES:
-            places, halvings = places // 2, halvings + 1
+        side, halvings = min(grid[1:]), 0
+        while side // 2 >= MIN_SIDE:
+            side, halvings = side // 2, halvings + 1
         if not halvings:
             raise RecipeError(
                 f"tokenizer.loss.gan: clips of {size[0]} x {size[1]} pixels are too small for the "
                 "discriminator, which halves them; set it to 0, or raise data.size"
             )
         time, space = config.stem
-        # The windows overlap by 2 pixels, so that the seams of a decoder that unpatchifies are visible.
+        # The chunks overlap by 2 pixels, so that the seams of a decoder that unpatchifies are visible.
         kernel = (time + 2, space + 2, space + 2)
         width = config.channels
         stem = nn.Conv3d(3, width, kernel_size=kernel, stride=(time, space, space), padding=1)
         layers: list[nn.Module] = [stem, nn.LeakyReLU(LEAKY_SLOPE)]
         for _ in range(halvings):
-            wider = min(2 * width, MOST_WIDTH * config.channels)
+            wider = min(2 * width, MAX_WIDTH * config.channels)
             halves_time = grid[0] > 1
             layers.append(DiscriminatorBlock(width, wider, time=halves_time))
             grid = (grid[0] // 2 if halves_time else 1, grid[1] // 2, grid[2] // 2)
@@ -137,10 +140,10 @@ class Discriminator(nn.Module):
 
 
 class DiscriminatorLosses(NamedTuple):
-    """The scalar losses of the discriminator in one pass."""
+    """The scalar losses of the discriminator in one micro-batch."""
 
     total: Tensor  # the total loss of the discriminator
-    logistic: Tensor  # low if the discriminator distinguishes real and rebuilt clips
+    logistic: Tensor  # low if the discriminator distinguishes real and reconstructed clips
     r1: Tensor  # the R1 penalty without its weight
 
 
@@ -161,29 +164,30 @@ class Adversary:
         self._r1_weight = r1_weight
         self.group = {"params": list(discriminator.parameters()), "weight_decay": 0.0, "lr_scale": lr_scale}
 
-    def generator_loss(self, rebuilt: Tensor) -> Tensor:
-        """Return a scalar, low if rebuilt clips pass for real; the discriminator gets no gradient from it."""
+    def generator_loss(self, reconstructed: Tensor) -> Tensor:
+        """A scalar, low if reconstructed clips pass for real; the discriminator gets no gradient from it."""
         self.discriminator.requires_grad_(False)
         try:
-            with torch.autocast(rebuilt.device.type, enabled=False):
-                return F.softplus(-self.discriminator(rebuilt.float())).mean()
+            with torch.autocast(reconstructed.device.type, enabled=False):
+                return F.softplus(-self.discriminator(reconstructed.float())).mean()
         finally:
             self.discriminator.requires_grad_(True)
 
-    def discriminator_losses(self, real: Tensor, rebuilt: Tensor) -> DiscriminatorLosses:
-        """Compute the losses of the discriminator; neither real nor rebuilt clips get a gradient."""
+    def discriminator_losses(self, real: Tensor, reconstructed: Tensor) -> DiscriminatorLosses:
+        """Compute the losses of the discriminator; neither real nor reconstructed clips get a gradient."""
         real = real.detach().float().requires_grad_()
         # Autocast would also affect the operations in the graph of a gradient.
         with torch.autocast(real.device.type, enabled=False):
-            on_real, on_rebuilt = map(self.discriminator, (real, rebuilt.detach().float()))  # (B,)
-            logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
+            on_real = self.discriminator(real)  # (B,)
+            on_reconstructed = self.discriminator(reconstructed.detach().float())  # (B,)
+            logistic = F.softplus(-on_real).mean() + F.softplus(on_reconstructed).mean()
             (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
             r1 = gradient.square().flatten(1).sum(dim=1).mean()  # squared norm, averaged over the clips
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
 
 
 def perceptual_distance(
-    network: nn.Module, rebuilt: Tensor, real: Tensor, rng: np.random.Generator
+    network: nn.Module, reconstructed: Tensor, real: Tensor, rng: np.random.Generator
 ) -> Tensor:
     """Return a float32 scalar: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws.
 
@@ -194,7 +198,7 @@ def perceptual_distance(
     ids = np.sort(rng.choice(real.size(2), size=number, replace=False))
     sampled = torch.from_numpy(ids).to(real.device)
     logits = []
-    for clips in (rebuilt, real.detach()):
+    for clips in (reconstructed, real.detach()):
         frames = IMAGENET.normalize_unit_range(clips[:, :, sampled]).transpose(1, 2).flatten(0, 1)
         if frames.shape[2:] != (IMAGE_SIDE, IMAGE_SIDE):  # (N, 3, H, W)
             frames = F.interpolate(frames, size=(IMAGE_SIDE, IMAGE_SIDE), mode="bilinear", antialias=True)
@@ -202,8 +206,8 @@ def perceptual_distance(
     return F.mse_loss(*logits)
 
 
-def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: int) -> int:
-    """Measure the bytes that a pass of an input takes, on a copy of the network on the meta device."""
+def _bytes_of_micro_batch(network: nn.Module, shape: tuple[int, ...], bytes_per_value: int) -> int:
+    """The bytes that a forward pass of an input takes, by a copy of the network on the meta device."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
     options = {"bytes_per_value": bytes_per_value, "with_grad": True}
@@ -211,7 +215,7 @@ def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: 
 
 
 class TokenizerLosses(NamedTuple):
-    """The scalar losses of one pass."""
+    """The scalar losses of one micro-batch."""
 
     tokenizer: Tensor
     discriminator: Tensor | None  # None: the adversary is not active
@@ -229,7 +233,7 @@ class TokenizerObjective:
     def __call__(
         self, out: TokenizerReconstruction, *, adversarial: bool, rng: np.random.Generator
     ) -> TokenizerLosses:
-        """Compute the losses of a pass.
+        """Compute the losses of a micro-batch.
 
         Args:
             adversarial: whether the adversary is active in this step.
@@ -249,13 +253,13 @@ class TokenizerObjective:
         return TokenizerLosses(loss + self.weights.gan * parts["generator"], total, parts)
 
     def bytes_per_clip(self, spec: TokenizerSpec, bytes_per_value: int) -> int:
-        """Estimate the bytes per clip that a pass keeps in the networks of the terms, not the tokenizer."""
+        """The bytes of a clip in the networks of the terms, without those in the tokenizer: an estimate."""
         total = 0
         if self.adversary is not None:
-            shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
-            total += DISCRIMINATOR_PASSES * _bytes_of_pass(self.adversary.discriminator, shape, 4)
+            shape = (1, 3, spec.chunk, *spec.config.scaled(spec.size))
+            total += DISCRIMINATOR_PASSES * _bytes_of_micro_batch(self.adversary.discriminator, shape, 4)
         if self.perceptual is not None:
-            total += _bytes_of_pass(
+            total += _bytes_of_micro_batch(
                 self.perceptual, (PERCEPTUAL_FRAMES, 3, IMAGE_SIDE, IMAGE_SIDE), bytes_per_value
             )
         return total
@@ -276,6 +280,6 @@ def tokenizer_objective(
             perceptual = load(weights.perceptual_weights).to(device).eval().requires_grad_(False)
         if weights.gan:
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.DISCRIMINATOR))
-            discriminator = Discriminator(spec.config, frames=spec.window, size=spec.size).to(device)
+            discriminator = Discriminator(spec.config, frames=spec.chunk, size=spec.size).to(device)
             adversary = Adversary(discriminator, lr_scale=ADVERSARY_LR / settings.lr)
     return TokenizerObjective(weights=weights, perceptual=perceptual, adversary=adversary)

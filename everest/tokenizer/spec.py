@@ -1,4 +1,4 @@
-"""The settings that rebuild a tokenizer, and the tokenizer that a recipe or a model names.
+"""The settings that reconstruct a tokenizer, and the tokenizer that a recipe or a model names.
 
 Gundavarapu et al., Extending Video Masked Autoencoders to 128 frames, 2024, §3.3.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec(TokenizerArchitecture):
-    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
+    """All that is needed to reconstruct a tokenizer: the `settings` of its safetensors file."""
 
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -34,13 +34,13 @@ class TokenizerSpec(TokenizerArchitecture):
         from everest.system.weights import read_spec  # a model alone reads no files
 
         spec = read_spec(_SPEC, settings, source=source)
-        problem = next(spec.config.problems(spec.window), None)
+        problem = next(spec.config.problems(spec.chunk), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
         return spec
 
     def build(self) -> AdaptiveTokenizer:
-        """Make the module with new weights, drawn from torch's default generator."""
+        """Make the module with new weights, sampled from torch's default generator."""
         from everest.tokenizer.adaptive_tokenizer import AdaptiveTokenizer  # only LVMAE's models have one
 
         return AdaptiveTokenizer(self)
@@ -89,7 +89,7 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
     settings = tokenizer_settings(recipe)
     return TokenizerSpec(
         config=settings.config,
-        window=settings.frames,
+        chunk=settings.frames,
         size=recipe.data.frame_size,
         keep=settings.keep,
         checkpointing=recipe.train.checkpointing,
@@ -110,9 +110,9 @@ def tokenizer_use(recipe: Recipe) -> TokenizerUse:
             f"{path}: a {weights.kind} checkpoint where a tokenizer is needed; make one with train-tokenizer"
         )
     spec = TokenizerSpec.from_settings(weights.settings, source=path)
-    if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.window:
+    if spec.config.tubelet != recipe.model.tubelet or recipe.data.frames % spec.chunk:
         raise CheckpointError(
-            f"{path}: its tokens are of {spec.config.tubelet} in windows of {spec.window} frames; the recipe "
+            f"{path}: its tokens are of {spec.config.tubelet} in chunks of {spec.chunk} frames; the recipe "
             f"has model.tubelet {recipe.model.tubelet} and clips of {recipe.data.frames} frames"
         )
     return TokenizerUse(settings=spec, path=str(path.resolve()), sha256=state_hash(weights.tensors))

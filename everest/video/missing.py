@@ -23,9 +23,9 @@ from everest.video.times import TIME_TOLERANCE
 from everest.video.truncation import is_truncated
 
 DURATION_PATTERN: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # Matroska's hours, minutes, seconds
-# Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
+# Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a fraction.
 TOLERATED_SECONDS: Final = 1.0
-TOLERATED_SHARE: Final = 0.1
+TOLERATED_FRACTION: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,9 @@ class StatedTimes:
         is_strict = breaks_off or ends_early
         end = _end_before_gap(seconds, frame_duration) if is_strict else float(seconds[-1]) + frame_duration
         stated_end = -inf if ends_early and self.hides_truncation else self.end - start
-        tolerance = frame_duration / 2 if is_strict else max(TOLERATED_SECONDS, TOLERATED_SHARE * stated_end)
+        tolerance = (
+            frame_duration / 2 if is_strict else max(TOLERATED_SECONDS, TOLERATED_FRACTION * stated_end)
+        )
         is_short = stated_end - end > tolerance
         may_be_audio = self.end_may_be_audio and stated_end > -inf and (is_strict or is_short)
         if may_be_audio and _lasts_as_stated_without_video(path):

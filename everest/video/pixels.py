@@ -12,7 +12,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the official code of all five methods
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 MIN_STD: Final = 1e-6  # heuristic: float32 can divide by it
 MAX_STD: Final = 1e6  # heuristic; the std of values in [0, 1] is at most 0.5

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 RESTART_FRAMES: Final = 8  # frames on each side that show that times start again: our choice
 STAMPS_COMPARED: Final = 8 * RESTART_FRAMES  # stamps on each side of one that does not rise: our choice
-MAX_REPLACED_SHARE: Final = 0.25  # heuristic: share of the stamps; above it, the stamps mean nothing
+MAX_REPLACED_FRACTION: Final = 0.25  # heuristic: fraction of the stamps; above it, the stamps mean nothing
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # heuristic: containers round times, and writers round rates
 
@@ -77,7 +77,7 @@ def repair_times(
     usual_gap = float(np.median(intervals[intervals > 0])) if np.any(intervals > 0) else 1.0
     times, kept, restarts = _choose_rising(times, stamped, usual_gap)
     replaced = len(stamps) - len(kept)
-    if replaced > MAX_REPLACED_SHARE * len(stamps):
+    if replaced > MAX_REPLACED_FRACTION * len(stamps):
         return NO_TIMES
     times, known = times[kept], stamped[kept]
     numbers = np.arange(len(stamps))

@@ -20,9 +20,9 @@ from everest.system.types import Span
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, corrected by a person
 ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
-DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
-CHECKED: Final = "checked"  # the label by which a person replaces DRAWN
-MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are not classes
+TO_CHECK: Final = "to check"  # label of the windows that `everest budget --draw` draws
+CHECKED: Final = "checked"  # the label by which a person replaces TO_CHECK
+MARKS: Final = (UNSCORED, TO_CHECK, CHECKED)  # labels that are not classes
 POINT_MS: Final = 1  # milliseconds of a point event in subtitles and ELAN, which have no bouts of length 0
 LATEST_TIME: Final = 1e7  # seconds (115 days); heuristic: a later time is an error of the file
 

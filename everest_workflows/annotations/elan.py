@@ -40,7 +40,7 @@ TIME_UNIT: Final = "milliseconds"
 ALIGNED: Final = "ALIGNABLE_ANNOTATION"  # an annotation with times
 REFERENCE: Final = "REF_ANNOTATION"  # an annotation that refers to another one
 ASSOCIATION: Final = "Symbolic_Association"
-MOST_LEVELS: Final = 9  # heuristic: of annotations that refer to each other
+MAX_LEVELS: Final = 9  # heuristic: of annotations that refer to each other
 # All values of a tier that states when the behavior in its name happens.
 HAPPENS: Final = frozenset({"yes", "y", "true", "1", "x", "+"})
 URL_KEYS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
@@ -109,7 +109,7 @@ def _read_bouts(root: Element, video: str, offset: int, left_out: LeftOut) -> It
             tiers.append(tier)
     by_id = {each.get("ANNOTATION_ID"): each for each in spans}
     associated = [tier for tier in tiers if kinds.get(tier.get("LINGUISTIC_TYPE_REF")) == ASSOCIATION]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         for annotation in (each for tier in associated for each in tier.iter(REFERENCE)):
             if (parent := by_id.get(annotation.get("ANNOTATION_REF"))) is not None:
                 spans[annotation] = spans[parent]

@@ -24,8 +24,8 @@ from everest.video.frame_borders import VideoTimes
 from everest_workflows.annotations import boris, boris_table, elan, frame_tables, label_studio, subtitles
 from everest_workflows.annotations.bout import (
     CHECKED,
-    DRAWN,
     ORIGINS,
+    TO_CHECK,
     Bout,
     Bouts,
     group_by_video,
@@ -176,9 +176,9 @@ def read_annotations(
         left_out.unread += file_left_out.unread
     if keep_windows:
         return bouts
-    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, TO_CHECK)]
     checked: dict[tuple[str, str], list[Span]] = {}  # spans of the checked windows by video and observer
-    for window in (bout for bout in bouts if bout.label in (CHECKED, DRAWN)):
+    for window in (bout for bout in bouts if bout.label in (CHECKED, TO_CHECK)):
         spans = checked.setdefault((window.video, window.observer), [])
         spans += [(window.start, window.end)] if window.label == CHECKED else []
     for (video, observer), spans in checked.items():

@@ -48,9 +48,9 @@ UNSCORED_CODE: Final = -1
 OTHER_CODE: Final = -2  # code of any other cell, such as a feature
 UNSCORED_CELLS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
 CELL_CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(UNSCORED_CELLS, UNSCORED_CODE)
-MOST_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; such a table fits in memory
+MAX_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; such a table fits in memory
 END_FRAMES: Final = 2  # frames by which programs and the decoder differ at the end
-MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table and video may differ in length
+MAX_DIFFERENT: Final = 0.01  # heuristic: the fraction of frames by which table and video may differ in length
 
 
 def is_header(cells: Sequence[str]) -> bool:
@@ -88,7 +88,7 @@ def _read_bouts(
             f"its rows are frames, and their times are not known; set --fps, or name the folder "
             f"of the video {video} (--videos)"
         )
-    if abs(times.num_frames - num_frames) > max(END_FRAMES, MOST_DIFFERENT * num_frames):
+    if abs(times.num_frames - num_frames) > max(END_FRAMES, MAX_DIFFERENT * num_frames):
         fix = " If its last frames are not labeled, set --fps" if num_frames < times.num_frames else ""
         raise ValueError(
             f"has {num_frames} frames, and the video {times.num_frames}; is it of another video?{fix}"
@@ -131,7 +131,7 @@ def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.boo
         counts = np.array(first_cells, np.float64)
         counts -= counts[0] == 1  # frame numbers may start at 1
         is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
-        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
+        if is_rising and 0 <= counts[0] <= counts[-1] < MAX_FRAMES:
             frames = counts.astype(np.int64)
     values = np.full((frames[-1] + 1, len(columns)), UNSCORED_CODE, np.int8)  # (F, C), with background
     values[frames] = codes[:, columns]

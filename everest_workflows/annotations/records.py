@@ -21,7 +21,7 @@ from everest.errors import first_names
 IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
-MOST_REASONS: Final = 6  # reasons in one line
+MAX_REASONS: Final = 6  # reasons in one line
 NO_EVENT: Final = "observation without an event"  # the reason of a valid record
 ERROR_REASONS: Final = (  # reasons by type of error; other errors state their reason
     (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
@@ -93,7 +93,7 @@ def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[st
 def left_out_text(left_out: Mapping[str, int]) -> str:
     """The number of records by reason, in text: `region of the kind choices (2), row without a label (1)`."""
     reasons = [f"{reason} ({count})" for reason, count in sorted(left_out.items())]
-    return first_names(reasons, MOST_REASONS)
+    return first_names(reasons, MAX_REASONS)
 
 
 def left_out_rows(left_out: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The front door: from videos with classes to a model with a verdict, in one folder that can be resumed.
+"""The front door: from videos with classes to a model with a summary, in one folder that can be resumed.
 
 1. `options.py` and `request.py`: what was asked for, in DIR/project.json; the same resumes, another one is
    refused.
@@ -10,7 +10,7 @@
 4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the
    timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
    `result.py`: what it found, in DIR/result.json.
-5. `verdict.py`: lines for people, with what to do next.
+5. `summary.py`: lines for people, with what to do next.
 
 Files are written atomically, and each stage resumes its own run: a killed call goes on where it was.
 """

@@ -32,7 +32,7 @@ from everest.config.settings import Recipe
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes, compute_over_videos
+from everest.inference.videos import Batching, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -51,7 +51,7 @@ from everest.probes.linear import (
 )
 from everest.profiling.timing import measure_reading, open_stage_dataset
 from everest.system.compute import time_calls
-from everest.system.events import Report, ignore_event
+from everest.system.events import Emit, ignore_event
 from everest.system.parts import open_parts
 from everest.system.types import Floats
 from everest.video.reader import video_info
@@ -59,7 +59,7 @@ from everest_workflows.project.feature_kinds import FEATURES, LINEAR, SIZE_RATE,
 from everest_workflows.project.result import NETWORK
 
 MEAN: Final = "mean"  # the mean of two candidates
-MOST_SIZES: Final = 64  # heuristic: the most frequent pairs of frame size and rate are told apart
+MAX_SIZES: Final = 64  # heuristic: the most frequent pairs of frame size and rate are told apart
 FEATURE_PASSES: Final = 4  # default: timed passes; the first is slower and does not count
 READ_BATCH: Final = 8  # videos in a forward pass; heuristic: small on a CPU, enough for a GPU
 
@@ -76,7 +76,7 @@ class Candidate:
     """A model, and its outputs for samples of groups that it has not seen."""
 
     name: str
-    make: Callable[[], Classifier] | None  # None: never delivered
+    make: Callable[[], Classifier] | None  # None: never selected
     outputs: Floats  # (N, C); nan for samples that it has learned from
     predict: Predict  # of other samples
     reads_views: bool = False  # whether it was made for the views of an evaluation, not the center view alone
@@ -123,7 +123,7 @@ def fill_table(
     classes: Classes,
     init: str | None,
     samples: Sequence[Sample],
-    report: Report,
+    emit: Emit,
 ) -> Iterator[FeatureTable]:
     """Read the features of samples, for a block.
 
@@ -147,7 +147,7 @@ def fill_table(
         return {name: x[0] for name, x in views.items()}
 
     with open_parts(folder, {"features": [*modules]}) as store:
-        joined = add_rows(store, first, samples, compute, row_of, Passes(batch=READ_BATCH, report=report))
+        joined = add_rows(store, first, samples, compute, row_of, Batching(batch=READ_BATCH, emit=emit))
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
@@ -165,7 +165,7 @@ def flag_sizes(samples: Sequence[Sample]) -> Floats:
     """Whether each video has each of the frequent pairs of frame size and rate: (N, pairs) of 0 and 1."""
     infos = [video_info(sample.video) for sample in samples]
     pairs = [(info.width, info.height, round(info.fps or 0)) for info in infos]
-    frequent = [pair for pair, _ in Counter(pairs).most_common(MOST_SIZES)]
+    frequent = [pair for pair, _ in Counter(pairs).most_common(MAX_SIZES)]
     return np.array([[pair == other for other in frequent] for pair in pairs], np.float32)
 
 
@@ -247,9 +247,9 @@ def make_network_candidate(run: Path, samples: Sequence[Sample], validation: Seq
 def predict_centers(module: Classifier, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
     """The outputs (C,) of a classifier for the center view of each readable sample, by its id."""
     model = OpenedModel.of(module, clips=1, crops=1)
-    parts = Passes(batch=READ_BATCH).divide(range(len(samples)))
+    parts = Batching(batch=READ_BATCH).divide(range(len(samples)))
     computed = compute_over_videos(
-        model.dataset(samples), parts, model.outputs, train=model.recipe.train, report=ignore_event
+        model.dataset(samples), parts, model.outputs, train=model.recipe.train, emit=ignore_event
     )
     return {
         sample.video_id: values["outputs"][0].numpy()

@@ -1,4 +1,4 @@
-"""Which candidate of a project is delivered: the one with the lowest loss on groups that it has not seen.
+"""Which candidate of a project is selected: the one with the lowest loss on groups that it has not seen.
 
 N videos, C outputs.
 """
@@ -26,13 +26,13 @@ from everest_workflows.project.feature_kinds import LINEAR
 from everest_workflows.project.result import NETWORK
 
 SIMPLE_FIRST: Final = (*LINEAR, NETWORK, MEAN)
-TIE: Final = 0.01  # heuristic: losses within this share of the lowest one are equal
-FEWEST_GROUPS: Final = 4  # heuristic: with fewer groups, a standard error is over samples
+TIE: Final = 0.01  # heuristic: losses within this fraction of the lowest one are equal
+MIN_GROUPS: Final = 4  # heuristic: with fewer groups, a standard error is over samples
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestCandidate:
-    """The candidate that is delivered, and why."""
+    """The candidate that is selected, and why."""
 
     name: str
     reason: str
@@ -49,7 +49,7 @@ class BestCandidate:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The candidates that the delivered model consists of."""
+        """The candidates that the selected model consists of."""
         return self.mean_of if self.name == MEAN else (self.name,)
 
 
@@ -69,7 +69,7 @@ def choose(
     Args:
         outputs: (N, C) of each candidate; nan for samples that it has learned from.
         groups: of the samples; two of one group are not independent.
-        forced: the candidate to deliver; None: the best.
+        forced: the candidate to select; None: the best.
     """
     linear = {name: rows for name, rows in outputs.items() if name in LINEAR}
     choice, best = _choose_linear(linear, labels, head)
@@ -145,7 +145,7 @@ def _measure_gain(simple: Floats, other: Floats, labels: Labels, groups: Sequenc
     gain = compute_losses(simple[seen], labels[seen], head) - compute_losses(other[seen], labels[seen], head)
     _, numbers = np.unique(np.asarray(groups)[seen], return_inverse=True)
     count = int(numbers.max()) + 1
-    if count < FEWEST_GROUPS:
+    if count < MIN_GROUPS:
         numbers, count = np.arange(len(gain)), len(gain)
     sums = np.bincount(numbers, gain - gain.mean())  # of each group
     return float(gain.mean() - np.sqrt((sums**2).sum() * count / (count - 1)) / len(gain))
@@ -180,7 +180,7 @@ def estimate_difference(
         above, below = (values(counts)[metric] for values in metrics)
         return {"": scale * (above - below)}
 
-    ends = bootstrap(difference, groups, shares=False)[""]
+    ends = bootstrap(difference, groups, fractions=False)[""]
     if any(map(np.isnan, ends)):
         return None
     return [round(end, 4) for end in limit_interval(metric, ends, is_difference=True)]

@@ -1,4 +1,4 @@
-"""The comparison of a project's candidates on its lists, or on folds, and the model that is delivered."""
+"""The comparison of a project's candidates on its lists, or on folds, and the model that is selected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ModelSpec
 from everest.models.mean import MeanClassifier
-from everest.system.events import Report, heading, notice
+from everest.system.events import Emit, heading, notice
 from everest.system.run_folder import RECIPE_FILE, RunFolder
 from everest.system.text import plural
 from everest_workflows.project.candidates import (
@@ -39,7 +39,7 @@ from everest_workflows.project.candidates import (
 )
 from everest_workflows.project.choice import BestCandidate, choose
 from everest_workflows.project.request import FEATURES_FOLDER, Project
-from everest_workflows.project.result import DELIVERED, TestOutputs
+from everest_workflows.project.result import SELECTED, TestOutputs
 from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER
 
 
@@ -51,7 +51,7 @@ class Comparison:
     folder: Path  # of the project
     output: Path  # of the results: the folder of the project, or of the fold
     init: str | None  # weights that all candidates with an encoder start from
-    report: Report
+    emit: Emit
     fold: Mapping[str, str] | None = None  # the lists of a fold, by their keys; None: those of the recipe
 
     @property
@@ -62,7 +62,7 @@ class Comparison:
 
     @property
     def forced(self) -> str | None:
-        """The candidate to deliver by --model; None: the best."""
+        """The candidate to select by --model; None: the best."""
         return NETWORK if self.project.request.model == NETWORK else None
 
     @cached_property
@@ -96,15 +96,15 @@ class Comparison:
             init=self.init,
             overrides=self.overrides,
             overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
-            report=self.report,
+            emit=self.emit,
         )
 
     def reading_features(self) -> AbstractContextManager[FeatureTable]:
         """The features of all samples for a block, and for all folds; see `fill_table`."""
-        self.report(heading("features of the linear candidates"))
+        self.emit(heading("features of the linear candidates"))
         samples = {each.video_id: each for listed in self.samples.values() for each in listed}
         folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
-        return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.report)
+        return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.emit)
 
     def compare(self, table: FeatureTable) -> tuple[Classifier, list[Candidate], BestCandidate]:
         """Train the candidates on the training list; returns the model of the best by the validation list.
@@ -115,7 +115,7 @@ class Comparison:
         learned = [*table.readable(self.samples["train"]), *val]
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if self.project.trains_network and (val or self.forced):
-            self.report(heading("fine-tuning"))
+            self.emit(heading("fine-tuning"))
             run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
@@ -131,14 +131,14 @@ class Comparison:
         by_name = {
             name: np.array(rows, np.float32)
             for name, rows in outputs.outputs.items()
-            if name not in (MEAN, DELIVERED)
+            if name not in (MEAN, SELECTED)
         }
-        (part,) = outputs.predictions(DELIVERED, self.head).by_head().values()
+        (part,) = outputs.predictions(SELECTED, self.head).by_head().values()
         choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self.forced)
         learned = table.readable(self.samples["train"])
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
-            self.report(heading("fine-tuning on all videos"))
+            self.emit(heading("fine-tuning on all videos"))
             run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
         model = self._deliver(candidates, choice)
@@ -154,7 +154,7 @@ class Comparison:
 
         It knows the recipe with the views that it was made for.
         """
-        self.report(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
+        self.emit(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
         members = [each for each in candidates if each.name in choice.members]
         modules = [each.make() for each in members if each.make is not None]
         model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)

@@ -32,7 +32,7 @@ LINEAR: Final[dict[str, tuple[str, ...]]] = {
     FROZEN: ("frozen",),
     "frozen-motion": ("frozen", "motion"),
 }
-SIZE_RATE: Final = "size-rate"  # of frames; compared and never delivered
+SIZE_RATE: Final = "size-rate"  # of frames; compared and never selected
 
 
 def _make_pixel_classifier(

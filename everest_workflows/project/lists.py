@@ -18,15 +18,15 @@ from everest.lists.groups import COLUMN_PREFIX, find_group
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import DEFAULT_SHARES, LabeledVideos
-from everest.system.events import Report, heading, notice, warning
+from everest.prepare.split import DEFAULT_FRACTIONS, LabeledVideos
+from everest.system.events import Emit, heading, notice, warning
 from everest.system.text import plural
 from everest.video.folders import split_folders, videos_under
 from everest.video.reader import video_info
 from everest.video.stream import VideoError
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
 from everest_workflows.annotations.codings import VideoAnnotations
-from everest_workflows.project.options import FEWEST_FOLDS
+from everest_workflows.project.options import MIN_FOLDS
 from everest_workflows.project.request import WINDOWS, ProjectLists, Request
 from everest_workflows.recordings.window_labels import read_bouts
 from everest_workflows.recordings.window_lists import WindowSettings, write_windows
@@ -46,9 +46,9 @@ SUBJECT: Final = "subject"  # value of --group: keep recordings of a subject tog
 WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first and last word of a file name
 
 
-def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+def make_lists(request: Request, folder: Path, emit: Emit) -> ProjectLists:
     """Find the lists of a request, or write them into a folder."""
-    lists = _read_lists(request) or _make_new_lists(request, folder, report)
+    lists = _read_lists(request) or _make_new_lists(request, folder, emit)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
         held_out = list(chain.from_iterable(fold.values() for fold in lists.folds))
@@ -88,7 +88,7 @@ def _read_lists(request: Request) -> ProjectLists | None:
     return ProjectLists(section=section, folds=[], window=None, possible_folds=None, are_given=True)
 
 
-def _make_new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+def _make_new_lists(request: Request, folder: Path, emit: Emit) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     window, labels = None, None
     if request.group == SUBJECT and not request.annotations:
@@ -98,23 +98,23 @@ def _make_new_lists(request: Request, folder: Path, report: Report) -> ProjectLi
             f"--group {request.group}: annotations have no columns; give '{SUBJECT}' or a pattern"
         )
     if request.annotations:
-        videos, window, labels = _make_windows(request, folder, report)
+        videos, window, labels = _make_windows(request, folder, emit)
         if request.group is None and (text := check_animals(labels.bouts)):
-            report(warning(text))
+            emit(warning(text))
     else:
-        videos = _find_readable_videos(request, report)
+        videos = _find_readable_videos(request, emit)
     _refuse_unusable(request, videos)
     for text in videos.notices:
-        report(notice(text))
+        emit(notice(text))
     lists = {"train": list(videos.samples)}
     folds = []
     if request.folds is None:  # two groups give no validation list
-        share = max(DEFAULT_SHARES["test"], 1 / len(videos.groups))
-        shares = {"train": 1 - 2 * share, "val": share, "test": share}
-        lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
+        fraction = max(DEFAULT_FRACTIONS["test"], 1 / len(videos.groups))
+        fractions = {"train": 1 - 2 * fraction, "val": fraction, "test": fraction}
+        lists = videos.split(fractions if len(videos.groups) > 2 else {"train": fraction, "test": fraction})
     else:  # each tests a part of the groups, and validates on the next part
-        shares = {str(number): 1 / request.folds for number in range(request.folds)}
-        parts = list(videos.split(shares).values())
+        fractions = {str(number): 1 / request.folds for number in range(request.folds)}
+        parts = list(videos.split(fractions).values())
         for number, test in enumerate(parts):
             val, *others = [*parts[number + 1 :], *parts[:number]]
             fold_lists = {"train": list(chain(*others)), "val": val, "test": test}
@@ -124,7 +124,7 @@ def _make_new_lists(request: Request, folder: Path, report: Report) -> ProjectLi
     paths: dict[str, Any] = videos.write(lists, folder)
     section = make_data_section(str(videos.root), **paths, pretrain=request.unlabeled)
     groups = len(videos.groups)
-    may_fold = request.folds is None and videos.task != "regression" and groups >= FEWEST_FOLDS
+    may_fold = request.folds is None and videos.task != "regression" and groups >= MIN_FOLDS
     return ProjectLists(
         section=with_task(section, videos.task)[0],
         folds=folds,
@@ -152,7 +152,7 @@ def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
     if request.annotations and request.group is None:
         unit, fix = "recording", "annotate more recordings"
     need = "but training and test need 2" if request.folds is None else f"fewer than --folds {request.folds}"
-    if groups >= FEWEST_FOLDS:
+    if groups >= MIN_FOLDS:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
     raise DataError(f"{request.videos}: only {plural(groups, unit)}{names}, {need}; {fix}")
@@ -166,7 +166,7 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
 
 
 def _make_windows(
-    request: Request, folder: Path, report: Report
+    request: Request, folder: Path, emit: Emit
 ) -> tuple[LabeledVideos, float, VideoAnnotations]:
     """Write a list of the labeled windows of recordings; returns them, their seconds, and the labels.
 
@@ -175,14 +175,14 @@ def _make_windows(
     recordings = find_samples([Path(request.videos)], root=None)
     annotations = list(map(Path, request.annotations))
     paths = [sample.path for sample in recordings]
-    labels = read_bouts(annotations, paths, report, whose=request.whose)
+    labels = read_bouts(annotations, paths, emit, whose=request.whose)
     window = choose_window_seconds(chain.from_iterable(labels.bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
     summary = write_windows(
-        recordings, listed, settings, bouts=labels.bouts, task=request.task, overwrite=True, report=report
+        recordings, listed, settings, bouts=labels.bouts, task=request.task, overwrite=True, emit=emit
     )
-    report(heading(f"{plural(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+    emit(heading(f"{plural(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
     classes = None if summary["classes"] is None else Path(summary["classes"])
     group = None if request.group == SUBJECT else request.group
     videos = LabeledVideos.read(listed, root=folder, group=group, task=request.task, classes=classes)
@@ -255,7 +255,7 @@ def _find_shared(group_of_path: Mapping[str, str]) -> list[str]:
     return next((same for same in names.values() if len(same) > 1), [])
 
 
-def _find_readable_videos(request: Request, report: Report) -> LabeledVideos:
+def _find_readable_videos(request: Request, emit: Emit) -> LabeledVideos:
     """The videos of class folders or of a list, without those at which training would stop."""
     source = Path(request.videos)
     root = source if source.is_dir() else source.parent
@@ -266,10 +266,10 @@ def _find_readable_videos(request: Request, report: Report) -> LabeledVideos:
         try:
             video_info(sample.video)
         except VideoError as error:
-            report(notice(f"left out: {error}"))
+            emit(notice(f"left out: {error}"))
         else:
             readable.append(sample)
-        report({"event": "video", "done": number, "videos": len(videos.samples)})
+        emit({"event": "video", "done": number, "videos": len(videos.samples)})
     return replace(videos, samples=readable)
 
 

@@ -1,4 +1,4 @@
-"""The test of a project: the delivered model and the other candidates, timelines, all folds.
+"""The test of a project: the selected model and the other candidates, timelines, all folds.
 
 V test videos, C outputs.
 """
@@ -35,8 +35,8 @@ from everest_workflows.project.comparison import Comparison
 from everest_workflows.project.feature_kinds import IMAGES
 from everest_workflows.project.request import REPORT, write_document
 from everest_workflows.project.result import (
-    DELIVERED,
     F1_KEY,
+    SELECTED,
     CandidateTest,
     ClassTest,
     MeasuredTest,
@@ -77,13 +77,13 @@ def measure_candidates(
 
     The timelines of annotated recordings are measured, too.
     """
-    project, report = comparison.project, comparison.report
+    project, emit = comparison.project, comparison.emit
     report_folder = comparison.output / REPORT
-    report(heading(f"test of the best candidate, {choice.name}"))
+    emit(heading(f"test of the best candidate, {choice.name}"))
     files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
     runtime = OpenedModel.of(model).runtime
     evaluation, predictions = evaluate_classifier(
-        model, model.spec, model.recipe, runtime, report=report, files=files
+        model, model.spec, model.recipe, runtime, emit=emit, files=files
     )
     (head,) = model.heads
     outputs = _predict_all(candidates, choice, comparison.samples["test"], predictions)
@@ -104,22 +104,22 @@ def measure_candidates(
 
 
 def _predict_all(
-    candidates: Sequence[Candidate], choice: BestCandidate, samples: Sequence[Sample], delivered: Predictions
+    candidates: Sequence[Candidate], choice: BestCandidate, samples: Sequence[Sample], selected: Predictions
 ) -> TestOutputs:
-    """The outputs of all candidates, and of the delivered model, for samples that all can read."""
+    """The outputs of all candidates, and of the selected model, for samples that all can read."""
     by_video = {each.name: each.predict(samples) for each in candidates}
     if choice.mean_of:
         first, second = (by_video[name] for name in choice.mean_of)
         both = [video for video in first if video in second]
         by_video[MEAN] = {video: (first[video] + second[video]) / np.float32(2) for video in both}
-    by_video[DELIVERED] = dict(zip(delivered.videos, delivered.outputs.mean(axis=1), strict=True))
+    by_video[SELECTED] = dict(zip(selected.videos, selected.outputs.mean(axis=1), strict=True))
     tested = [sample for sample in samples if all(sample.video_id in rows for rows in by_video.values())]
     videos = [sample.video_id for sample in tested]
     return TestOutputs(
         videos=videos,
         groups=[sample.group_or_path for sample in tested],
         labels=[sample.labels[0] for sample in tested],
-        dropped=len(delivered.videos) - len(tested),
+        dropped=len(selected.videos) - len(tested),
         outputs={name: [rows[video].tolist() for video in videos] for name, rows in by_video.items()},
     )
 
@@ -131,7 +131,7 @@ def measure_outputs(
     classes = Classes(heads=model.heads, names=model.class_names)
     (head,) = classes.heads
     metric = METRIC_OF_TASK[head.task]
-    names = [name for name in outputs.outputs if name != DELIVERED]
+    names = [name for name in outputs.outputs if name != SELECTED]
     several = intervals and len(set(outputs.groups)) > 1
     tests = {}
     for name in names:
@@ -143,12 +143,12 @@ def measure_outputs(
             test=values[metric],
             interval=find_interval(values, metric),
         )
-    delivered = outputs.predictions(DELIVERED, head)
+    selected = outputs.predictions(SELECTED, head)
     difference = None
     if IMAGES in tests and several and METRICS[metric].chance:
-        chosen, images = (outputs.predictions(name, head).by_head()[""] for name in (DELIVERED, IMAGES))
+        chosen, images = (outputs.predictions(name, head).by_head()[""] for name in (SELECTED, IMAGES))
         difference = estimate_difference(chosen, images, outputs.groups)
-    (part,) = delivered.by_head().values()
+    (part,) = selected.by_head().values()
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
@@ -157,8 +157,8 @@ def measure_outputs(
     return {
         "frames": model.recipe.data.frames,
         "metric": metric,
-        "chance": find_chance(metric, (head,), delivered.labels),
-        "majority": find_chance("majority_top1", (head,), delivered.labels),
+        "chance": find_chance(metric, (head,), selected.labels),
+        "majority": find_chance("majority_top1", (head,), selected.labels),
         "majority_class": classes.name(int(np.bincount(part.labels).argmax())) if is_single else None,
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
         "difference": difference,
@@ -209,8 +209,8 @@ def pool_folds(
     if project.request.annotations:  # each smoothed as in its fold
         saved = [Timelines.load(path / TIMELINE) for path in _list_fold_reports(folder, fold_results)]
         timelines = _score(saved, comparison)
-    delivered = outputs.predictions(DELIVERED, head)
-    metrics = compute_metrics(delivered, intervals=True)
+    selected = outputs.predictions(SELECTED, head)
+    metrics = compute_metrics(selected, intervals=True)
     metric = METRIC_OF_TASK[head.task]
     pooled = MeasuredTest(
         warnings=project.warnings,
@@ -227,7 +227,7 @@ def pool_folds(
     )
     document = metrics | {key: getattr(pooled, key) for key in ("videos", "groups", "skipped")}
     tested = replace(model.recipe, data=replace(model.recipe.data, test=model.recipe.data.train))
-    return pooled, PageData(document, delivered, classes, evaluation_dataset(tested, classes))
+    return pooled, PageData(document, selected, classes, evaluation_dataset(tested, classes))
 
 
 def score_recordings(comparison: Comparison, model: Classifier) -> TimelineScores | None:
@@ -238,10 +238,10 @@ def score_recordings(comparison: Comparison, model: Classifier) -> TimelineScore
     window, report_folder = comparison.project.window, comparison.output / REPORT
     if window is None:
         return None
-    comparison.report(heading(f"timelines of the test recordings, smoothed over {window:g} s"))
+    comparison.emit(heading(f"timelines of the test recordings, smoothed over {window:g} s"))
     samples = read_source(model.recipe.data, "test", labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    predicted = timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=comparison.report)
+    predicted = timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, emit=comparison.emit)
     timelines = replace(predicted, rules=BoutRules(smooth=window))
     timelines.save(report_folder / TIMELINE)
     scores = _score([timelines], comparison)
@@ -258,7 +258,7 @@ def _score(parts: Sequence[Timelines], comparison: Comparison) -> TimelineScores
     paths = [video.path for video in timelines.videos]
     labeled = read_bouts(annotations, paths, ignore_event, whose=comparison.project.request.whose).bouts
     groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
-    scores = score_timelines(timelines, bouts, labeled, report=comparison.report, groups=groups)
+    scores = score_timelines(timelines, bouts, labeled, emit=comparison.emit, groups=groups)
     figure = comparison.output / REPORT / FIGURE
     draw_timelines(figure, timelines, bouts, labeled)
     names = {each.name for each in fields(TimelineScores)}

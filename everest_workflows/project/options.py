@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from everest.config.heads import TaskName
 
-FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
+MIN_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 ModelChoice = Literal["auto", "network", "linear"]  # auto: the best candidate by validation
 
@@ -41,7 +41,7 @@ class ProjectOptions:
     folds: Annotated[
         int | None,
         ("--folds N", "Test on each of N parts in turn; then train on all."),
-        {"min": FEWEST_FOLDS},
+        {"min": MIN_FOLDS},
     ] = None
     hours: Annotated[
         float | None,
@@ -50,7 +50,7 @@ class ProjectOptions:
     ] = None
     model: Annotated[
         ModelChoice,
-        ("--model", "What to deliver: the best candidate on the validation videos, or one of a kind."),
+        ("--model", "What to select: the best candidate on the validation videos, or one of a kind."),
     ] = "auto"
     latency: Annotated[
         float | None,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from everest.checkpoints.describe import read_weight_settings
 from everest.config.settings import DataSettings, Recipe
-from everest.engine.stage_plan import FEWEST_STEPS, steps_between_validations
+from everest.engine.schedule import MIN_STEPS, steps_between_validations
 from everest.errors import first_names
 from everest.lists.classes import Classes
 from everest.lists.labels import Label, class_indices
@@ -22,7 +22,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.prepare.check import difference_text, differences_by_headers
 from everest.system.compute import NetworkTime
-from everest.system.events import Report, warning
+from everest.system.events import Emit, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural, time_text
@@ -32,14 +32,14 @@ from everest_workflows.project.candidates import measure_clip_seconds
 from everest_workflows.project.lists import STEP, check_copies, make_lists
 from everest_workflows.project.request import LISTS, ProjectLists, Request
 from everest_workflows.project.result import NETWORK
-from everest_workflows.project.verdict import MOST_CLASSES, MOST_NAMES
+from everest_workflows.project.summary import MAX_CLASSES, MAX_NAMES
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED
-from everest_workflows.suggest.model_size import NETWORK_SHARE, fit_latency
+from everest_workflows.suggest.model_size import NETWORK_FRACTION, fit_latency
 from everest_workflows.suggest.rules import find_device
 from everest_workflows.suggest.suggestion import Suggestion, suggest_recipe
 
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
-PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
+PLANNED_FRACTION: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
@@ -47,7 +47,7 @@ DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
     "frame rate": "record all classes alike, or --set data.fps=N with the lowest rate",
     "frame size": "record all classes alike, or shrink all to the smallest by everest prepare encode",
 }
-FEWEST_TO_CHOOSE: Final = 20  # default: with fewer validation samples, each is more than 5 %
+MIN_TO_CHOOSE: Final = 20  # default: with fewer validation samples, each is more than 5 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +59,12 @@ class Plan:
     document: dict[str, Any]
 
 
-def make_plan(request: Request, folder: Path, report: Report) -> Plan:
+def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
     start = None  # the weights; missing ones are an error before the videos are read
     if request.init is not None:
         start = read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
-    lists = make_lists(request, folder / NEW_LISTS, report)
+    lists = make_lists(request, folder / NEW_LISTS, emit)
     suggestion = suggest_recipe(
         lists.section,
         find_device(),
@@ -85,7 +85,7 @@ def make_plan(request: Request, folder: Path, report: Report) -> Plan:
             if few := _find_few_steps(suggestion, shortened):
                 trains_network = request.model == NETWORK or request.unlabeled is not None
                 result = "a model hardly learns" if trains_network else "no network is trained"
-                report(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
+                emit(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
             suggestion = shortened
     if trains_network or request.unlabeled is not None:
         seconds = _estimate_seconds(suggestion, sizes, lists)
@@ -111,7 +111,7 @@ def _read_sources(data: DataSettings) -> tuple[dict[str, SampleList], Classes]:
 def _find_few_steps(planned: Suggestion, shortened: Suggestion) -> str | None:
     """The stage that has too few steps after it was shortened; data sets of few clips need few steps."""
     for time, before in zip(shortened.times, planned.times, strict=True):
-        if time.steps < min(FEWEST_STEPS, before.steps):
+        if time.steps < min(MIN_STEPS, before.steps):
             return f"{plural(time.steps, 'step')} for {time.stage}"
     return None
 
@@ -138,7 +138,7 @@ def _fit_to_hours(
     hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> Suggestion:
     """The suggestion with as many steps as these hours allow, with all validations and tests."""
-    budget = 3600 * PLANNED_SHARE * hours
+    budget = 3600 * PLANNED_FRACTION * hours
     # Parts of the budget for each stage; the time of everything grows with the part.
     thousandths = range(1, 1001)
     fitting = bisect_right(
@@ -211,7 +211,7 @@ def _make_document(
         if "val" in sources
         else 0
     )
-    if trains_network and compared < FEWEST_TO_CHOOSE:
+    if trains_network and compared < MIN_TO_CHOOSE:
         size = plural(compared, ListSize.of(samples).noun)
         lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
     lines += [*_describe_model(suggestion, time), *map(str, times)]
@@ -238,7 +238,7 @@ def _make_document(
 def _describe_size(samples: Sequence[Sample]) -> str:
     """The number of samples of a list, with the names of a few groups."""
     groups = sorted({sample.group for sample in samples if sample.group is not None})
-    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MAX_NAMES else ""
     return f"{ListSize.of(samples)}{names}"
 
 
@@ -253,7 +253,7 @@ def _describe_lists(
     if lists.left_out:
         yield f"left out of the annotations: {left_out_text(lists.left_out)}"
     if lists.subjects:
-        names = first_names(lists.subjects, MOST_NAMES)
+        names = first_names(lists.subjects, MAX_NAMES)
         yield f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject"
 
 
@@ -263,7 +263,7 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> Iterato
     height, width = data.frame_size
     clip = f"{plural(data.frames, 'frame')} of {height} x {width} pixels"
     if time is not None and suggestion.latency is not None:
-        aim = NETWORK_SHARE * suggestion.latency
+        aim = NETWORK_FRACTION * suggestion.latency
         comparison = "at most" if time.alone_ms <= aim else "more than"
         rest = "; histograms of motion may take the rest" if data.frames > 1 else ""
         limit = f"{comparison} {aim:g} of {suggestion.latency:g} ms{rest}"
@@ -298,7 +298,7 @@ def describe_samples(
     `windows`: whether the samples are from annotated recordings.
     """
     groups = sorted({sample.group for sample in samples if sample.group is not None})
-    lines = [f"{plural(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
+    lines = [f"{plural(len(groups), 'group')}: {first_names(groups, MAX_NAMES)}"] if groups else []
     if classes.heads[0].task == "regression":
         return {}, lines
     counts = dict.fromkeys(classes.names_of_head(classes.heads[0]), 0)
@@ -316,17 +316,17 @@ def describe_samples(
         name: f" ({plural(len(sources), 'group')})" for name, sources in sources_of.items() if groups
     }
     sizes = [f"{name} {number}{groups_of.get(name, '')}" for name, number in counts.items()]
-    lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MOST_CLASSES)}", *lines]
+    lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MAX_CLASSES)}", *lines]
     if windows and without:
         fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
         fix = f"label time that nobody watched '{UNSCORED}'"
         lines.append(f"{without} of {plural(len(samples), 'window')} have no bout ({fate}); {fix}")
     if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
         unit = "group" if groups else "recording" if windows else "video"
-        problem = f"{first_names(rare, MOST_NAMES)} can be learned or tested, not both"
+        problem = f"{first_names(rare, MAX_NAMES)} can be learned or tested, not both"
         lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
     single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
     if windows and single:
-        problem = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
+        problem = f"only one behavior is annotated in {first_names(single, MAX_NAMES)}"
         lines.append(f"warning: {problem}; time with any other counts as time without behavior")
     return counts, lines

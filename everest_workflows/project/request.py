@@ -31,12 +31,12 @@ from everest.system.files import (
 )
 from everest.system.hub import absolute_name
 from everest.system.locks import refuse_running
-from everest.system.moved_folder import PLACES_FILE, moved
+from everest.system.moved_folder import PATHS_FILE, moved
 from everest.system.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
 from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 from everest_workflows.annotations.codings import BoutFilter
-from everest_workflows.project.options import FEWEST_FOLDS, ProjectOptions
+from everest_workflows.project.options import MIN_FOLDS, ProjectOptions
 from everest_workflows.project.result import RESULT
 from everest_workflows.recordings.project_folder import (
     FINETUNE_FOLDER,
@@ -121,8 +121,8 @@ class Request(ProjectOptions):
             raise RecipeError("--observer and --subject choose among --annotations; name the files")
         if self.annotations and not Path(self.videos).is_dir():
             raise RecipeError(f"{self.videos}: not a folder; --annotations needs one of recordings")
-        if self.folds is not None and self.folds < FEWEST_FOLDS:
-            raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
+        if self.folds is not None and self.folds < MIN_FOLDS:
+            raise RecipeError(f"--folds {self.folds}: needs at least {MIN_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
         if self.latency is not None and not 0 < self.latency < float("inf"):
@@ -164,7 +164,7 @@ class ProjectLists:
     are_given: bool = False  # the user's own lists
     left_out: Mapping[str, int] = field(default_factory=dict)  # records of the annotations, by reason
     subjects: Sequence[str] = ()  # whose bouts are taken together
-    warnings: Sequence[str] = ()  # about the videos, for the plan and the verdict
+    warnings: Sequence[str] = ()  # about the videos, for the plan and the summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +243,7 @@ def clear_project(folder: Path) -> None:
     runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE_FOLDER for part in parts))]
     files = [part / RESULT for part in parts]  # first: a project with one counts as finished
     files += [fold / REPORT / "index.html" for fold in folds]
-    files += [folder / RECIPE_FILE, folder / PLACES_FILE]
+    files += [folder / RECIPE_FILE, folder / PATHS_FILE]
     files += [model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)]
     files += [path / name for path in lists for name in LIST_NAMES]
     for file in files:

@@ -20,7 +20,7 @@ from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FI
 RESULT: Final = "result.json"  # in the folder of a project, or of a fold
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
-DELIVERED: Final = "delivered"  # the outputs of the model that was chosen
+SELECTED: Final = "selected"  # the outputs of the model that was chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class ClassTest:
     recall: float | None = None  # if they have one
     precision: float | None = None
     taken_for: str | None = None  # the class that most of its other videos are taken for
-    taken: float | None = None  # their share of its videos
+    taken: float | None = None  # their fraction of its videos
     worst_group: InstanceOf[str] | None = None  # the group with most of its videos that are not found
     worst: list[int] | None = None  # of that group: its videos that are found, and all
     interval: list[float] | None  # 95 %, of `ap` or `recall`
@@ -119,7 +119,7 @@ class MeasuredTest:
     report: InstanceOf[str]  # path of the page
     checkpoint: InstanceOf[str]
     candidates: list[CandidateTest] = field(default_factory=list)
-    chosen: str = NETWORK  # the name of the candidate that is delivered
+    chosen: str = NETWORK  # the name of the candidate that is selected
     members: list[str] = field(default_factory=list)  # the candidates that it consists of
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # the classes
@@ -130,7 +130,7 @@ class MeasuredTest:
 
     @property
     def choice(self) -> str:
-        """The name of the delivered candidate, and the members of a mean."""
+        """The name of the selected candidate, and the members of a mean."""
         return f"{self.chosen} of {' and '.join(self.members)}" if len(self.members) > 1 else self.chosen
 
     @property
@@ -173,7 +173,7 @@ class ProjectResult(MeasuredTest):
 
 
 def read_project_result(weights: Path) -> ProjectResult | None:
-    """The result of the project that delivered these weights; None if no finished project did."""
+    """The result of the project that made these weights; None if no finished project did."""
     folder = weights.parent.parent
     has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
     if weights.parent.name != MODEL_FOLDER or not has_project:
@@ -183,12 +183,12 @@ def read_project_result(weights: Path) -> ProjectResult | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TestOutputs:
-    """The outputs of every candidate for the test videos of one head, and of the model that is delivered."""
+    """The outputs of every candidate for the test videos of one head, and of the model that is selected."""
 
     videos: list[InstanceOf[str]]
     groups: list[InstanceOf[str]]
     labels: list[Any]  # an index, the indices of several classes, or a number
-    outputs: dict[str, list[list[float]]]  # by the name of a candidate, or DELIVERED: a row for each video
+    outputs: dict[str, list[list[float]]]  # by the name of a candidate, or SELECTED: a row for each video
     dropped: int = 0  # further videos, which not every candidate could read
 
     @classmethod

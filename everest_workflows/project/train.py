@@ -17,7 +17,7 @@ from everest.errors import DataError, UserError
 from everest.evaluation.page import PAGE, write_evaluation_page
 from everest.models.classifier import Classifier
 from everest.system.accelerator import restore_process_state
-from everest.system.events import Report, heading, ignore_event, notice
+from everest.system.events import Emit, heading, ignore_event, notice
 from everest.system.files import (
     IN_USE_FIX,
     check_new_folder,
@@ -25,7 +25,7 @@ from everest.system.files import (
     write_text,
 )
 from everest.system.locks import sole_writer
-from everest.system.moved_folder import move_files, moved, record_place
+from everest.system.moved_folder import move_files, moved, record_path
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.signals import Stopped
 from everest.system.text import time_text
@@ -46,7 +46,7 @@ from everest_workflows.project.request import (
     write_document,
 )
 from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
-from everest_workflows.project.verdict import describe_answer, judge, make_summary, write_methods
+from everest_workflows.project.summary import describe_answer, judge, make_summary, write_methods
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
@@ -58,7 +58,7 @@ def train(
     output: str | Path | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
     **options: Any,
 ) -> dict[str, Any]:
     """Train and test a model of your videos in one folder, as `everest train`.
@@ -71,7 +71,7 @@ def train(
         output: the folder of the project; None: `runs/train/NAME`.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
-        report: receives the progress and notices (everest.system.events).
+        emit: receives the progress and notices (everest.system.events).
         options: the other options of `everest train`, by the names of `ProjectOptions`: annotations (a file
             or several), observers, subject, unlabeled, init, group, folds, hours, model, latency, task and
             overrides (`section.key=value` texts).
@@ -89,13 +89,13 @@ def train(
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         with TemporaryDirectory(prefix="everest-train-") as trial:
-            return make_plan(request, Path(trial), report).document
+            return make_plan(request, Path(trial), emit).document
     try:
         with make_folder(folder), sole_writer(folder / PROJECT_FILE):
             resumed = find_project(folder, request, overwrite=overwrite)
-            project = resumed or _start(request, folder, report)
+            project = resumed or _start(request, folder, emit)
             try:
-                result = _train(project, folder, report, started=started, resumed=resumed is not None)
+                result = _train(project, folder, emit, started=started, resumed=resumed is not None)
                 return result.dump()
             except DataError as error:  # the lists and the run keep the videos that were there at the start
                 raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
@@ -106,7 +106,7 @@ def train(
         raise Stopped(stopped.signal, f"{name}: saved in {folder}; the same command resumes") from stopped
 
 
-def _start(request: Request, folder: Path, report: Report) -> Project:
+def _start(request: Request, folder: Path, emit: Emit) -> Project:
     """Make the plan and write it; after an error, an earlier project is still there, or nothing.
 
     project.json without a plan marks the folder as ours while the files of an earlier project are removed.
@@ -115,12 +115,12 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
     try:
         checksums = request.checksums()  # before they are read
-        plan = make_plan(request, folder, report)
+        plan = make_plan(request, folder, emit)
         write_document(folder / PROJECT_FILE, {"request": asdict(request)})
         clear_project(folder)
-        record_place(folder)
+        record_path(folder)
         for line in plan.document["lines"]:
-            report(heading(line))
+            emit(heading(line))
         lists = move_files(new_lists, folder / LISTS, vars(plan.lists))
         project = Project(
             request=request,
@@ -141,17 +141,17 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     return read_project(folder)
 
 
-def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
+def _train(project: Project, folder: Path, emit: Emit, *, started: float, resumed: bool) -> ProjectResult:
     """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
     if (folder / RESULT).exists():
-        report(notice(f"{folder}: already finished; use --overwrite to train again"))
+        emit(notice(f"{folder}: already finished; use --overwrite to train again"))
         result = ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
         return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
-    record_place(folder)
+    record_path(folder)
     init = project.request.init
-    comparison = Comparison(project=project, folder=folder, output=folder, init=init, report=report)
+    comparison = Comparison(project=project, folder=folder, output=folder, init=init, emit=emit)
     if project.request.unlabeled is not None:
-        report(heading("pre-training"))
+        emit(heading("pre-training"))
         pretrained = comparison.train_stage(stages.pretrain, folder / PRETRAIN)
         comparison = replace(comparison, init=str(pretrained))
     with comparison.reading_features() as table:
@@ -202,7 +202,7 @@ def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, fol
 
 
 def _measure_clip_time(model: Classifier, comparison: Comparison, table: FeatureTable) -> ClipTime | None:
-    """The time of the delivered model for a clip; None without --latency."""
+    """The time of the selected model for a clip; None without --latency."""
     limit = comparison.project.request.latency
     if limit is None:
         return None
@@ -217,7 +217,7 @@ def _measure_clip_time(model: Classifier, comparison: Comparison, table: Feature
 def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTest]:
     """Train and test the candidates of the remaining folds; returns the tests of all."""
     project = comparison.project
-    links = {"The verdict on all folds": comparison.folder / REPORT / PAGE}
+    links = {"The result of all folds": comparison.folder / REPORT / PAGE}
     results = []
     started, done = monotonic(), 0
     for number, lists in enumerate(project.folds, start=1):
@@ -228,7 +228,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
             if done:  # the model of all videos takes as long as a fold
                 seconds = (monotonic() - started) / done * (len(project.folds) + 2 - number)
                 left = f", about {time_text(seconds)} left at the speed so far"
-            comparison.report(heading(title + left))
+            comparison.emit(heading(title + left))
             model, candidates, choice = fold.compare(table)
             test, page = measure_candidates(fold, model, candidates, choice)
             summary = make_summary(title, test, answer=[describe_answer(test)], links=links)

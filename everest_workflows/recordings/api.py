@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes
+from everest.inference.videos import Batching
 from everest.inference_api import Videos, samples_of
 from everest.models.classifier import Classifier
-from everest.system.events import Report, ignore_event
+from everest.system.events import Emit, ignore_event
 from everest_workflows.recordings.timelines import Timelines, compute_timelines, timeline_job
 
 
@@ -24,7 +24,7 @@ def timeline(
     keep: float | None = None,
     batch: int = 1,
     precision: str | None = None,
-    report: Report = ignore_event,
+    emit: Emit = ignore_event,
 ) -> Timelines:
     """Compute the probabilities of windows that slide over videos, as `everest timeline`.
 
@@ -43,7 +43,7 @@ def timeline(
             no default window; or `window` or `step` is below 0.001 or not finite.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    passes = Passes(batch=batch, window=window, step=step, report=report)
-    with compute_timelines(timeline_job(opened, samples_of(videos, data), passes)) as timelines:
+    batching = Batching(batch=batch, window=window, step=step, emit=emit)
+    with compute_timelines(timeline_job(opened, samples_of(videos, data), batching)) as timelines:
         assert timelines is not None  # this is the only process
         return timelines

@@ -1,12 +1,12 @@
 """The agreement of predicted bouts with a person's bouts, by the metrics of the field.
 
 Temporal segmentation: frame accuracy, edit score and F1@k of Lea et al. 2017 (Temporal Convolutional Networks
-for Action Segmentation and Detection), computed as in the released program of MS-TCN (Farha and Gall 2019).
+for Action Segmentation and Detection), computed as in the official code of MS-TCN (Farha and Gall 2019).
 Temporal detection: mAP at a temporal intersection over union (tIoU), as in the program of ActivityNet (Caba
 Heilbron et al. 2015), which is also used for THUMOS14.
 
 Frames without a bout, and bouts of the class `background`, are background. Background frames count only in
-the frame accuracy. Classes may overlap. Every share is in percent, or None if there is nothing to measure.
+the frame accuracy. Classes may overlap. Every fraction is in percent, or None if there is nothing to measure.
 
 F frames, C classes, P predicted and T true segments.
 """
@@ -222,5 +222,5 @@ def _bouts_and_seconds(bouts: Iterator[Bout]) -> dict[str, float]:
     return {"bouts": len(seconds), "seconds": round(sum(seconds), 3)}
 
 
-def _percent(share: float) -> float:
-    return round(100 * float(share), 4)
+def _percent(fraction: float) -> float:
+    return round(100 * float(fraction), 4)

@@ -1,7 +1,7 @@
-"""The windows of footage: divided, drawn at random, and found again in a list that a person checked.
+"""The windows of footage: divided, sampled at random, and found again in a list that a person checked.
 
-The footage is all recordings of a timeline. A window has a mark in the list: the label DRAWN, which a person
-replaces by CHECKED.
+The footage is all recordings of a timeline. A window has a mark in the list: the label TO_CHECK, which a
+person replaces by CHECKED.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest_workflows.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, Bouts
+from everest_workflows.annotations.bout import CHECKED, TO_CHECK, UNSCORED, Bout, Bouts
 
 TIME_ROUNDING: Final = 0.002  # seconds by which times in files may differ
 WINDOW_SECONDS: Final = 10.0  # default window length, heuristic
 SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: long enough to see what happens
 FIRST_WINDOW: Final = 2.0  # seconds; heuristic: a person checks 30 of these in a few minutes
-DRAWN_FIRST: Final = 30  # default: number of windows to check before the first time budget
-MOST_WINDOWS: Final = 10_000_000  # heuristic: so many windows take 1.1 GB
+SAMPLED_FIRST: Final = 30  # default: number of windows to check before the first time budget
+MAX_WINDOWS: Final = 10_000_000  # heuristic: so many windows take 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
 
@@ -43,9 +43,9 @@ def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
     windows: list[FootageWindow] = []
     for video, (start, end) in extents.items():
         num_windows = (end - start) / seconds + 1e-6
-        if not num_windows <= MOST_WINDOWS - len(windows):
+        if not num_windows <= MAX_WINDOWS - len(windows):
             raise DataError(
-                f"{video}: the footage up to its end, {end:g} s, has more than {MOST_WINDOWS} windows of "
+                f"{video}: the footage up to its end, {end:g} s, has more than {MAX_WINDOWS} windows of "
                 f"{seconds:g} s; correct the times of the timeline, or use a longer --window"
             )
         starts = [start + i * seconds for i in range(max(1, math.floor(num_windows + 0.5)))]
@@ -54,15 +54,15 @@ def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
 
 
 def choose_window_seconds(extents: Extents, num_windows: int) -> float:
-    """Return the seconds of a window, at most 10, so that the footage has three windows per drawn window."""
+    """Return the seconds of a window, at most 10, so that the footage has three for each in the sample."""
     total = sum(end - start for start, end in extents.values())
     return min(WINDOW_SECONDS, float(f"{total / (3 * num_windows):.1g}"))
 
 
-def choose_first_draw(extents: Extents) -> tuple[int, float]:
+def choose_first_sample(extents: Extents) -> tuple[int, float]:
     """Return the number of windows to check first, and their seconds; both are smaller in short footage."""
     total = sum(end - start for start, end in extents.values())
-    num_windows = max(2, min(DRAWN_FIRST, int(total / (3 * SHORTEST_WINDOW))))
+    num_windows = max(2, min(SAMPLED_FIRST, int(total / (3 * SHORTEST_WINDOW))))
     shortest = min(SHORTEST_WINDOW, total / num_windows)
     return num_windows, max(shortest, min(FIRST_WINDOW, choose_window_seconds(extents, num_windows)))
 
@@ -72,7 +72,7 @@ def windows_for_half(windows: int, checked: int) -> int:
     return math.ceil(4 * checked * windows / (windows + 3 * checked))
 
 
-def draw_windows(
+def sample_windows(
     extents: Extents,
     checked: Bouts,
     seconds: float,
@@ -81,22 +81,22 @@ def draw_windows(
     seed: int = 0,
     strata: Sequence[Collection[str]] = (),
 ) -> list[FootageWindow]:
-    """Divide recordings into windows, and draw some that were not checked or drawn before.
+    """Divide recordings into windows, and draw some that were not checked or sampled before.
 
-    Windows are equally likely, drawn without replacement, and returned in the order of the footage. With
-    `strata`, `number` windows are drawn in each of these groups of recordings, or all that are left there.
+    Windows are equally likely, sampled without replacement, and returned in the order of the footage. With
+    `strata`, `number` windows are sampled in each of these groups of recordings, or all that are left there.
     """
     windows = divide_footage(extents, seconds)
-    marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
-    drawn = set(_find_marked_windows(marks, windows, extents, seconds))
-    remaining = [window for window in windows if window not in drawn]
+    marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, TO_CHECK)]
+    sampled = set(_find_marked_windows(marks, windows, extents, seconds))
+    remaining = [window for window in windows if window not in sampled]
     if number > len(remaining):
         unused, fix = " left" if checked else "", "draw fewer"
         if not marks and (shorter := choose_window_seconds(extents, number)) >= SHORTEST_WINDOW:
             fix = f"use --window {shorter:g}, which gives {len(divide_footage(extents, shorter))}"
         raise RecipeError(f"--draw {number}: only {len(remaining)} windows of {seconds:g} s{unused}; {fix}")
     # With the same seed, a second draw would choose neighbors of the windows of the first draw.
-    generator = np.random.default_rng([seed, len(drawn)])
+    generator = np.random.default_rng([seed, len(sampled)])
     pools = [[i for i, window in enumerate(remaining) if window.video in videos] for videos in strata]
     indices = [
         generator.choice(pool, size=min(number, len(pool)), replace=False)
@@ -110,7 +110,7 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
 
     The last window of a recording may differ in length and is ignored. Lists have times in milliseconds.
     """
-    marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
+    marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, TO_CHECK)]
     if not marks:
         return round(window or WINDOW_SECONDS, 3)
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - TIME_ROUNDING]
@@ -134,12 +134,12 @@ def find_checked_windows(
 ) -> tuple[list[FootageWindow], list[FootageWindow], float]:
     """Return all windows of the footage, the checked windows, and their length in seconds.
 
-    Raises DataError unless two or more windows are checked, and all drawn windows are.
+    Raises DataError unless two or more windows are checked, and all sampled windows are.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label == CHECKED]
-    if left := sum(bout.label == DRAWN for video in checked.values() for bout in video):
+    if left := sum(bout.label == TO_CHECK for video in checked.values() for bout in video):
         raise DataError(
-            f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
+            f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{TO_CHECK}'"
         )
     require_two_windows(len(marks))
     length = window_length(extents, checked, window)
@@ -150,7 +150,9 @@ def find_checked_windows(
         unscored = (bout for bout in checked.get(part.video, ()) if bout.label == UNSCORED)
         if any(min(bout.end, part.end) - max(bout.start, part.start) > TIME_ROUNDING for bout in unscored):
             where = f"{part.video}, {part.start:g} to {part.end:g} s"
-            raise DataError(f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{DRAWN}'")
+            raise DataError(
+                f"{where}: is '{CHECKED}' and partly '{UNSCORED}'; score it, or write '{TO_CHECK}'"
+            )
     return windows, sampled, length
 
 
@@ -163,7 +165,7 @@ def require_two_windows(count: int, where: str = "") -> None:
 def _find_marked_windows(
     marks: Sequence[Bout], windows: Sequence[FootageWindow], extents: Extents, length: float
 ) -> list[FootageWindow]:
-    """Return the windows that the marks `checked` or `drawn` cover, each once."""
+    """Return the windows that the marks `checked` or `sampled` cover, each once."""
 
     def key(part: Bout | FootageWindow) -> tuple[str, int]:
         return part.video, round((part.start - extents[part.video][0]) / length)

@@ -7,6 +7,6 @@ from typing import Final
 from everest.checkpoints.load import CHOSEN_FOLDER, TRAINED_FOLDER
 
 PROJECT_FILE: Final = "project.json"  # what was asked for, and the lists
-MODEL_FOLDER: Final = CHOSEN_FOLDER  # the classifier that it delivers
+MODEL_FOLDER: Final = CHOSEN_FOLDER  # the classifier that it selects
 FINETUNE_FOLDER: Final = TRAINED_FOLDER  # the run of the network
 FOLDS_FOLDER: Final = "folds"  # a folder with a run for each fold

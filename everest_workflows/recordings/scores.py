@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean
 from everest.lists.classes import Classes
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.frame_borders import VideoTimes
@@ -81,7 +81,7 @@ def score_timelines(
     bouts: Sequence[PredictedBouts],
     labeled: Bouts,
     *,
-    report: Report,
+    emit: Emit,
     groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
@@ -101,7 +101,7 @@ def score_timelines(
     for recording, by_head in zip(timelines.videos, bouts, strict=True):
         true_bouts = labeled.get(recording.path)
         if true_bouts is None:
-            report(notice(f"{recording.video}: not scored: no annotations"))
+            emit(notice(f"{recording.video}: not scored: no annotations"))
         elif len(recording.starts):
             extent_start, end = recording.extent
             gaps = spans_outside(recording.covered_spans, end)
@@ -113,7 +113,7 @@ def score_timelines(
             videos += bool(recording_stretches)
             unscored += end - extent_start - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
-        report(notice(f"not scored: {unscored:.1f} s without labels or without windows"))
+        emit(notice(f"not scored: {unscored:.1f} s without labels or without windows"))
     if not stretches:
         reason = "all time of the videos is unscored" if unscored else "no annotated video could be read"
         raise DataError(reason)
@@ -121,7 +121,7 @@ def score_timelines(
 
 
 def read_truth(
-    file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, report: Report
+    file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, emit: Emit
 ) -> tuple[Bouts, dict[str, dict[str, list[Bout]]]]:
     """Read the bouts of --truth by recording, and those of each of several observers who differ.
 
@@ -130,9 +130,9 @@ def read_truth(
     """
     labels = read_video_annotations([file], videos, people=whose)
     for text in labels.notices:
-        report(notice(text))
+        emit(notice(text))
     if labels.uncorrected_text:
-        report(warning(f"--truth has {labels.uncorrected_text}: scores on them are not accuracy"))
+        emit(warning(f"--truth has {labels.uncorrected_text}: scores on them are not accuracy"))
     check_one_head(classes.heads, option="--truth")
     names = classes.names_of_head(classes.heads[0])
     counts = _bouts_by_class(labels.bouts)
@@ -142,7 +142,7 @@ def read_truth(
         raise DataError(f"the annotations have no class of the model: {description}")
     for label in unknown_labels:
         description = f"'{label}' ({plural(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
-        report(notice(f"the model has no class {description}"))
+        emit(notice(f"the model has no class {description}"))
     read = read_codings([file], videos, people=whose)
     are_rivals = any(find_rivals(codings) for codings in read.by_video.values())
     observers = bouts_by_observer(read, replace(whose, observers=())) if are_rivals else {}

@@ -8,7 +8,7 @@ from typing import Final
 
 from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Passes, compute_over_windows
+from everest.inference.videos import Batching, compute_over_windows
 from everest.inference.windows import Unreadable
 from everest.lists.sample import Sample
 from everest.system.compute import time_calls
@@ -18,7 +18,7 @@ from everest_workflows.recordings.timelines import has_windows, timeline_job
 TIMED_SECONDS: Final = 5.0  # default: seconds for which windows are timed
 
 
-def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Passes) -> dict[str, float] | None:
+def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Batching) -> dict[str, float] | None:
     """Time the windows of a timeline over videos in turn, in this process.
 
     Returns:
@@ -32,21 +32,21 @@ def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Passes)
     job = timeline_job(model, samples, windows)
     lengths: list[float] = []  # seconds per intact window
 
-    def compute_passes() -> Iterator[None]:
+    def compute_batches() -> Iterator[None]:
         for sample in cycle(job.samples):
             clear_video_cache()
-            for items in compute_over_windows(job.model, sample, job.model.outputs, job.passes):
+            for items in compute_over_windows(job.model, sample, job.model.outputs, job.batching):
                 intact = (item[0] for item in items if not isinstance(item, Unreadable))
                 lengths.extend(window.end - window.start for window in intact)
                 yield
             yield  # also of a video without windows
 
-    passes = compute_passes()
-    _, seconds = time_calls(lambda: next(passes), seconds=TIMED_SECONDS)
+    batching = compute_batches()
+    _, seconds = time_calls(lambda: next(batching), seconds=TIMED_SECONDS)
     if not lengths:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
         )
-    step = job.passes.step or max(lengths)
+    step = job.batching.step or max(lengths)
     hours = len(lengths) * step / sum(seconds)
-    return {"window": max(lengths), "step": step, "batch": job.passes.batch, "hours_per_hour": hours}
+    return {"window": max(lengths), "step": step, "batch": job.batching.batch, "hours_per_hour": hours}

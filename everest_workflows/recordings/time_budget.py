@@ -1,10 +1,11 @@
 """Time budgets: seconds and number of bouts of each class, with intervals from windows that a person checked.
 
-The footage is divided into windows of equal length, some of which are drawn at random and checked. In checked
-windows the person's bouts count; the other windows are estimated (everest_workflows.recordings.totals). The
-intervals hold for these recordings, however alike the windows of a recording are.
+The footage is divided into windows of equal length, some of which are sampled at random and checked. In
+checked windows the person's bouts count; the other windows are estimated
+(everest_workflows.recordings.totals). The intervals hold for these recordings, however alike the windows of a
+recording are.
 
-Windows may be drawn in each of several strata (groups of recordings, such as animals), and be reported by
+Windows may be sampled in each of several strata (groups of recordings, such as animals), and be reported by
 other groups, such as animal and day: such groups are post-strata, whose error rates are pooled.
 
 N checked windows, C strata or groups, K classes.
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from everest.metrics.intervals import TAIL_SHARE
+from everest.metrics.intervals import TAIL_FRACTION
 from everest.system.types import Floats
 from everest_workflows.annotations.bout import (
     BACKGROUND,
@@ -43,7 +44,7 @@ from everest_workflows.recordings.footage import (
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate
 
 SECONDS, BOUTS = 0, 1  # the amounts of a class
-QUANTILE: Final = float(norm.ppf(1 - TAIL_SHARE))
+QUANTILE: Final = float(norm.ppf(1 - TAIL_FRACTION))
 
 # With the model where it helps, and by the checked windows alone; by class and amount.
 Estimates = dict[tuple[str, int], tuple[Estimate, Estimate]]
@@ -85,7 +86,7 @@ class ClassAmounts:
     videos_seen: set[str]  # the recordings in which the person saw the class
 
     def sample(self, amount: int, cells: Cells, lengths: Floats) -> CheckedAmounts:
-        """The amounts of windows of some lengths, (N,) seconds: shares of the time, or numbers of bouts."""
+        """The amounts of windows of some lengths, (N,) seconds: fractions of the time, or bouts."""
         unit = lengths if amount == SECONDS else np.ones_like(lengths)
         sums = np.array([sum(self.by_model[video][amount] for video in videos) for videos in cells.groups])
         sums_left = sums - np.bincount(cells.of_checked, self.predicted[amount], len(sums))
@@ -96,7 +97,7 @@ class ClassAmounts:
             cells=cells.of_checked,
             windows=cells.windows,
             predicted_left=sums_left / np.maximum(cells.left[:, amount], TIME_ROUNDING),
-            is_share=bool(amount == SECONDS and (labeled < 1 + TIME_ROUNDING).all()),  # else, two animals
+            is_fraction=bool(amount == SECONDS and (labeled < 1 + TIME_ROUNDING).all()),  # else, two animals
         )
 
 
@@ -129,7 +130,7 @@ def compute_time_budget(
             to start earlier, unless the person saw that it does not: the recording starts there, or the
             previous window was also checked and has no bout of the class at its end.
         classes: the model's classes; some may occur neither in its bouts nor in the person's.
-        strata: the groups of recordings in which windows were drawn; empty: in all recordings together.
+        strata: the groups of recordings in which windows were sampled; empty: in all recordings together.
         groups: the recordings of each group to report; a group may have no checked window.
     Returns:
         `footage` in seconds, `windows`, `checked`, the `window` in seconds, `unused` (the number of the
@@ -216,7 +217,7 @@ def _with_background(bouts: Bouts, extents: Extents) -> dict[str, list[Bout]]:
 def _estimate_parts(
     amounts: Mapping[str, ClassAmounts], cells: Cells, lengths: Floats, *, is_total: bool
 ) -> list[Estimates]:
-    """Estimate all cells together, or each of them; shares of classes that exclude each other add up to 1."""
+    """Estimate all cells together, or each of them; classes that exclude each other add up to 1."""
     parts: list[Estimates] = [{} for _ in range(1 if is_total else len(cells.groups))]
     for label, of_class in amounts.items():
         for amount in (SECONDS, BOUTS):
@@ -235,7 +236,7 @@ def _estimate_parts(
 
 
 def _normalize(estimates: Estimates, labels: Sequence[str]) -> None:
-    """Scale the shares of classes that exclude each other, so that they add up to 1."""
+    """Scale the fractions of classes that exclude each other, so that they add up to 1."""
     means = [[max(each.mean, 0.0) for each in estimates[label, SECONDS]] for label in labels]
     totals = np.maximum(np.sum(means, axis=0), TIME_ROUNDING).tolist()  # with the model, and without it
     for label in labels:
@@ -251,7 +252,7 @@ def _make_row(part: FootagePart, label: str, of_class: ClassAmounts, lengths: Fl
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
         `footage`, in seconds, and as `minutes_per_hour`; `bouts`, `bouts_interval` and `mean_bout` in
         seconds; the seconds of the `model`, and those in the `checked` windows, whose number is `windows`;
-        `watched_only`: seconds and interval without the model; `saved_windows`: the share of the checked
+        `watched_only`: seconds and interval without the model; `saved_windows`: the fraction of the checked
         windows that the model saves.
     """
     seen = of_class.labeled[:, part.is_in].sum(axis=1).tolist()
@@ -261,13 +262,13 @@ def _make_row(part: FootagePart, label: str, of_class: ClassAmounts, lengths: Fl
     least = float(len(part.videos & of_class.videos_seen))
     bouts = part.estimates[label, BOUTS][0].total(seen[BOUTS], left[BOUTS], least)
     footage = float(lengths[part.is_in].sum()) + left[SECONDS]
-    share = seconds[0] / footage
+    fraction = seconds[0] / footage
     return {
         "group": part.name,
         "class": label,
         "seconds": seconds[0],
-        "percent": round(100 * share, 2),
-        "minutes_per_hour": round(60 * share, 3),
+        "percent": round(100 * fraction, 2),
+        "minutes_per_hour": round(60 * fraction, 3),
         "bouts": bouts[0],
         "mean_bout": round(seconds[0] / bouts[0], 3) if bouts[0] else None,
         "se": round((seconds[2] - seconds[1]) / (2 * QUANTILE), 3),

@@ -31,12 +31,12 @@ CLASS_COLORS: Final = (
     *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
-MOST_PANELS: Final = 24  # heuristic: only the first panels are drawn; the figure counts the others
-MOST_LANES: Final = 20  # heuristic: only the first lanes of a panel are drawn; its title counts the others
+MAX_PANELS: Final = 24  # heuristic: only the first panels are drawn; the figure counts the others
+MAX_LANES: Final = 20  # heuristic: only the first lanes of a panel are drawn; its title counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-MOST_SCALES: Final = 4.0  # heuristic: longest / shortest recording up to which all share a time scale
-LANE_GAP: Final = 0.15  # share of a lane between its bars and the next lane
-MOST_COLUMNS: Final = 4  # heuristic: columns of panels of a time budget
+MAX_SCALES: Final = 4.0  # heuristic: longest / shortest recording up to which all share a time scale
+LANE_GAP: Final = 0.15  # fraction of a lane between its bars and the next lane
+MAX_COLUMNS: Final = 4  # heuristic: columns of panels of a time budget
 
 Panel = tuple[VideoTimeline, Head, Sequence[PredictedBout], Sequence[Bout]]
 
@@ -57,12 +57,12 @@ def draw_timelines(
     ]
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
-    shown_panels = panels[:MOST_PANELS]
+    shown_panels = panels[:MAX_PANELS]
     lanes_of = {head: _find_lanes(timelines, head, shown_panels) for head in heads}
     ends = [end - start for start, end in (recording.extent for recording, *_ in shown_panels)]
-    is_one_scale = max(ends) <= MOST_SCALES * min(ends)
+    is_one_scale = max(ends) <= MAX_SCALES * min(ends)
     heights = [  # inches for the title and the seconds, and for a curve or lanes
-        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes_of[head]), 2), MOST_LANES))
+        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes_of[head]), 2), MAX_LANES))
         for _, head, *_ in shown_panels
     ]
     with saved_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
@@ -78,17 +78,17 @@ def draw_timelines(
                 area.set_ylabel("predicted value")
                 area.grid(alpha=0.3)
             else:
-                _draw_lanes(area, predicted, of_person, lanes[:MOST_LANES], names)
-                if len(lanes) > MOST_LANES:
-                    title_parts.append(f"{plural(len(lanes) - MOST_LANES, 'other class')} not shown")
+                _draw_lanes(area, predicted, of_person, lanes[:MAX_LANES], names)
+                if len(lanes) > MAX_LANES:
+                    title_parts.append(f"{plural(len(lanes) - MAX_LANES, 'other class')} not shown")
             area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
             start, end = recording.extent
             area.set_xlim(start, start + max(ends) if is_one_scale else end)
         axes[-1].set_xlabel("seconds")
         notes = [LEGEND] if any(lanes_of.values()) else []
         notes += ["Black bars: the given annotations."] if labeled else []
-        if len(panels) > MOST_PANELS:
-            notes.append(f"{plural(len(panels) - MOST_PANELS, 'other panel')} not shown.")
+        if len(panels) > MAX_PANELS:
+            notes.append(f"{plural(len(panels) - MAX_PANELS, 'other panel')} not shown.")
         figure.supxlabel("  ".join(notes), fontsize=10)
     return figure
 
@@ -113,8 +113,8 @@ def _draw_lanes(
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    share = 0.3 if labeled else 0.0  # share of a lane for the bars of a person
-    full = 1 - LANE_GAP - share  # height of a probability of 1, as a share of a lane
+    fraction = 0.3 if labeled else 0.0  # fraction of a lane for the bars of a person
+    full = 1 - LANE_GAP - fraction  # height of a probability of 1, as a fraction of a lane
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(CLASS_COLORS), strict=False))
     for lane, name in enumerate(lanes):
         color = colors.get(name, "black")
@@ -125,7 +125,7 @@ def _draw_lanes(
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * bout.probability for bout in bouts], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
-        _draw_bars(panel, true, -lane - LANE_GAP - share, [share] * len(true), "black")
+        _draw_bars(panel, true, -lane - LANE_GAP - fraction, [fraction] * len(true), "black")
     labels = [escape_dollars(shorten(name, 40)) for name in lanes]
     panel.set_yticks([-lane - 0.5 for lane in range(len(lanes))], labels)
     panel.set_ylim(-max(len(lanes), 1), 0)
@@ -158,17 +158,17 @@ def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
     groups = list(dict.fromkeys(row["group"] for row in rows))
     classes = list(dict.fromkeys(row["class"] for row in rows))
     labels = [escape_dollars(shorten(group or "all recordings", 30)) for group in groups]
-    columns = min(len(classes), MOST_COLUMNS)
+    columns = min(len(classes), MAX_COLUMNS)
     lines = math.ceil(len(classes) / columns)
     size = 1.5 + 2.6 * columns, lines * (0.8 + 0.3 * len(groups)) + 0.3
     with saved_figure(path, size, points=11, dpi=100) as figure:
         panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
         for panel, name in zip(panels, classes, strict=False):
-            for place, row in enumerate(row for row in rows if row["class"] == name):
+            for index, row in enumerate(row for row in rows if row["class"] == name):
                 seconds = row["seconds"], *row["interval"]
-                share, low, high = (100 * amount / row["footage"] for amount in seconds)
-                spread = [[share - low], [high - share]]
-                panel.errorbar(share, place, xerr=spread, fmt="o", color=COLORS[place > 0], capsize=3)
+                fraction, low, high = (100 * amount / row["footage"] for amount in seconds)
+                spread = [[fraction - low], [high - fraction]]
+                panel.errorbar(fraction, index, xerr=spread, fmt="o", color=COLORS[index > 0], capsize=3)
             panel.set_title(escape_dollars(shorten(name, 30)), loc="left", fontsize=11)
             panel.set_yticks(range(len(groups)), labels)
             panel.tick_params(labelbottom=True)  # also for a panel above an empty place
@@ -176,5 +176,5 @@ def draw_budget(path: Path, document: Mapping[str, Any]) -> Figure:
         panels[0].invert_yaxis()
         for panel in panels[len(classes) :]:
             panel.remove()
-        figure.supxlabel("share of time (%), with 95 % interval", fontsize=11)
+        figure.supxlabel("fraction of time (%), with 95 % interval", fontsize=11)
     return figure

@@ -23,7 +23,7 @@ from everest.errors import DataError, OptionError, RecipeError, first_names
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.opened_model import OpenedModel
 from everest.inference.predictions import list_predictions, mean_outputs
-from everest.inference.videos import Passes, ViewTensors
+from everest.inference.videos import Batching, ViewTensors
 from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -50,7 +50,7 @@ from everest_workflows.recordings.project_folder import (
 
 TIMELINES_FORMAT: Final = "everest-timelines"
 ARRAY_NAMES: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
-STEP_AS_TRAINED: Final = 0.25  # share of the window that everest train chose; benchmarks/timelines.md
+STEP_AS_TRAINED: Final = 0.25  # fraction of the window that everest train chose; benchmarks/timelines.md
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -197,8 +197,8 @@ class Timelines:
                 if shapes != [(size,), (size,), (size, classes.num_outputs), (num_borders,)]:
                     raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 outputs = arrays["outputs"]
-                is_share = all(head.task != "regression" for head in classes.heads)
-                if not np.isfinite(outputs).all() or (is_share and (np.abs(outputs - 0.5) > 0.501).any()):
+                is_fraction = all(head.task != "regression" for head in classes.heads)
+                if not np.isfinite(outputs).all() or (is_fraction and (np.abs(outputs - 0.5) > 0.501).any()):
                     raise ValueError(f"the outputs of {recording.video} are not probabilities")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         texts = {name: header.get(name, "") for name in ("model", "subject")}
@@ -215,20 +215,24 @@ _RULES: Final = TypeAdapter(BoutRules)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
 
 
-def timeline_job(model: OpenedModel, samples: Sequence[Sample], passes: Passes, **options: Any) -> LongJob:
+def timeline_job(
+    model: OpenedModel, samples: Sequence[Sample], batching: Batching, **options: Any
+) -> LongJob:
     """Prepare the job that computes timelines of videos or segments, and choose their windows.
 
     Args:
-        passes: without a `window`, the window that `everest train` chose for the model, with its step unless
-            `step` is given; for other models, windows are as long as a clip.
+        batching: without a `window`, the window that `everest train` chose for the model, with its step
+            unless `step` is given; for other models, windows are as long as a clip.
         options: of `LongJob`.
     """
-    if passes.window is None and (trained_window := _read_trained_window(model.module.file)) is not None:
-        passes = replace(passes, window=trained_window, step=passes.step or STEP_AS_TRAINED * trained_window)
-        passes.report(heading(f"windows of {trained_window:g} s, as trained, every {passes.step:g} s"))
-    if passes.window is None and not has_windows(model):
+    if batching.window is None and (trained_window := _read_trained_window(model.module.file)) is not None:
+        batching = replace(
+            batching, window=trained_window, step=batching.step or STEP_AS_TRAINED * trained_window
+        )
+        batching.emit(heading(f"windows of {trained_window:g} s, as trained, every {batching.step:g} s"))
+    if batching.window is None and not has_windows(model):
         raise OptionError("window: the clips of this model span a whole video; set the seconds of a window")
-    return LongJob(model, samples, passes, {}, **options)
+    return LongJob(model, samples, batching, {}, **options)
 
 
 @contextmanager
@@ -249,7 +253,7 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
         return {"borders": torch.from_numpy(times.borders), "fps": fps}
 
     with job.open() as store:
-        job_inputs = model, job.samples, model.outputs, make_row, job.passes
+        job_inputs = model, job.samples, model.outputs, make_row, job.batching
         rows = add_window_rows(store, *job_inputs, make_video_tensors=make_video_tensors)
         if rows is None:
             yield None

@@ -6,11 +6,11 @@ The mean over the windows that nobody watched is the mean of λ times the model'
 1992, chapter 6). λ = 0 is watching alone.
 
 A few windows have too few errors for a t interval. So the interval is a score interval (Wilson 1927): an
-amount of a window varies as a share does, θ (1 - θ), or as a count does, θ, times a design effect. Checked
+amount of a window varies as a fraction does, θ (1 - θ), or as a count does, θ, times a design effect. Checked
 windows show how much smaller the variance is, because windows are partly filled and the model explains a
 part; two windows' worth of prior hold it at 1. A class that nobody saw thus has about the exact upper bound.
 
-Windows are drawn at random in each cell, or in all of them, without replacement. All amounts are means per
+Windows are sampled at random in each cell, or in all of them, without replacement. All amounts are means per
 window. N checked windows, C cells (strata of a draw, or groups of recordings).
 """
 
@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.metrics.intervals import TAIL_SHARE
+from everest.metrics.intervals import TAIL_FRACTION
 from everest.system.types import Floats
 
 PRIOR_WINDOWS: Final = 2.0  # heuristic: so many windows say that neither model nor partly filled windows help
 
-ROUNDING: Final = 1e-9  # of a variance, relative to a share of 1
+ROUNDING: Final = 1e-9  # of a variance, relative to a fraction of 1
 
 
 class Estimate(NamedTuple):
@@ -38,17 +38,17 @@ class Estimate(NamedTuple):
 
     mean: float
     spread: float  # the squared quantile of t, times the variance of the mean relative to that of one window
-    is_share: bool  # a share of a window; else a count
+    is_fraction: bool  # a fraction of a window; else a count
 
     def total(self, seen: float, left: float, least: float = 0.0) -> list[float]:
         """The total of an amount, and its 95 % score interval.
 
         Args:
             seen: the amount in the checked windows. What nobody saw may be absent everywhere.
-            left: the seconds (of a share) or the number of the windows that are not checked.
+            left: the seconds (of a fraction) or the number of the windows that are not checked.
             least: the least possible total.
         """
-        square, largest = (1, 1.0) if self.is_share else (0, math.inf)
+        square, largest = (1, 1.0) if self.is_fraction else (0, math.inf)
         mean = min(max(self.mean, 0.0), largest)
         center = (mean + self.spread / 2) / (1 + self.spread * square)
         variance = self.spread * mean * (1 - mean * square) + self.spread**2 / 4
@@ -61,12 +61,12 @@ class Estimate(NamedTuple):
 class CheckedAmounts:
     """The amounts of a class in checked windows, with the model's amounts everywhere."""
 
-    labeled: Floats  # (N,) amounts of a person: shares of a window, or counts
+    labeled: Floats  # (N,) amounts of a person: fractions of a window, or counts
     predicted: Floats  # (N,) amounts of a model
     cells: NDArray[np.int64]  # (N,) cell of each checked window
     windows: NDArray[np.int64]  # (C,) number of all windows of a cell
     predicted_left: Floats  # (C,) mean amount of the model in the windows that are not checked
-    is_share: bool  # amounts are at most 1
+    is_fraction: bool  # amounts are at most 1
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -101,15 +101,15 @@ class CheckedAmounts:
     def estimate_all(self, weight: float) -> Estimate:
         """Estimate the mean over all cells; each cell with windows left needs two checked windows."""
         errors = self.labeled - weight * self.predicted
-        shares = self.left / max(self.left.sum(), 1)
-        mean = shares @ (weight * self.predicted_left + self.cell_means(errors))
+        fractions = self.left / max(self.left.sum(), 1)
+        mean = fractions @ (weight * self.predicted_left + self.cell_means(errors))
         # (C,) variance of the error of the mean: of the checked windows, and of those left.
-        parts = shares**2 / np.maximum(self.counts, 1) + shares / max(self.left.sum(), 1)
+        parts = fractions**2 / np.maximum(self.counts, 1) + fractions / max(self.left.sum(), 1)
         squares = np.bincount(self.cells, self.centered(errors) ** 2, len(self.windows))
         variances = squares / np.maximum(self.counts - 1, 1) * self._cost(weight)
         variance = float(parts @ variances) / max(float(parts.sum()), ROUNDING)
         effect = self._design_effect(variance)
-        return Estimate(float(mean), self.quantile(weight) * effect * float(parts.sum()), self.is_share)
+        return Estimate(float(mean), self.quantile(weight) * effect * float(parts.sum()), self.is_fraction)
 
     def estimate_cells(self, weight: float) -> list[Estimate]:
         """Estimate the mean of each cell, with error rates pooled over the cells.
@@ -123,7 +123,7 @@ class CheckedAmounts:
         means = own * self.cell_means(errors) + (1 - own) * errors.mean()
         values = (weight * self.predicted_left + means).tolist()
         spreads = (self.quantile(weight) * effect * parts).tolist()
-        return [Estimate(*pair, self.is_share) for pair in zip(values, spreads, strict=True)]
+        return [Estimate(*pair, self.is_fraction) for pair in zip(values, spreads, strict=True)]
 
     def variation(self, weight: float) -> tuple[float, float]:
         """The design effect of the errors within cells, and their variance between cells relative to it.
@@ -144,14 +144,14 @@ class CheckedAmounts:
         return squared_quantile(self.degrees - (weight > 0))
 
     def _design_effect(self, variance: float) -> float:
-        """The variance of the error of a window, relative to that of a share or a count with this mean."""
+        """The variance of the error of a window, relative to that of a fraction or a count with this mean."""
         typical = (self.labeled.sum() + 1) / (len(self.labeled) + 2)  # above 0 for a class that nobody saw
-        typical *= max(1 - typical, TAIL_SHARE) if self.is_share else 1.0
+        typical *= max(1 - typical, TAIL_FRACTION) if self.is_fraction else 1.0
         informative = np.count_nonzero(self.labeled > 0)
-        if self.is_share:
+        if self.is_fraction:
             informative = min(informative, np.count_nonzero(self.labeled < 1))
         effect = (informative * variance / typical + PRIOR_WINDOWS) / (informative + PRIOR_WINDOWS)
-        return float(min(effect, 1.0) if self.is_share else effect)
+        return float(min(effect, 1.0) if self.is_fraction else effect)
 
     def _cost(self, weight: float) -> float:
         """The factor of a variance whose errors were made small by a fitted λ."""
@@ -160,7 +160,7 @@ class CheckedAmounts:
 
 def squared_quantile(degrees: int) -> float:
     """The squared quantile of t for a 95 % interval."""
-    return float(t.ppf(1 - TAIL_SHARE, max(degrees, 1))) ** 2
+    return float(t.ppf(1 - TAIL_FRACTION, max(degrees, 1))) ** 2
 
 
 def pool(counts: NDArray[np.int64], left: NDArray[np.int64], ratio: float) -> tuple[Floats, Floats]:

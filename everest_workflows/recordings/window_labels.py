@@ -24,7 +24,7 @@ from everest.errors import DataError, first_names
 from everest.lists.labels import JOINED_BY, class_indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import check_new_file
 from everest.system.text import plural
 from everest.system.types import Span
@@ -40,7 +40,7 @@ from everest_workflows.annotations.bout import (
 from everest_workflows.annotations.codings import ANYONE, BoutFilter, VideoAnnotations, read_video_annotations
 from everest_workflows.annotations.matching import stem
 
-LABEL_SHARE: Final = 0.5  # heuristic: the share of a window or bout that makes its class a label
+LABEL_FRACTION: Final = 0.5  # heuristic: the fraction of a window or bout that makes its class a label
 
 ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
@@ -48,7 +48,7 @@ ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the
 def read_bouts(
     files: Sequence[Path],
     paths: Sequence[str],
-    report: Report,
+    emit: Emit,
     *,
     whose: BoutFilter = ANYONE,
     fps: float | None = None,
@@ -64,7 +64,7 @@ def read_bouts(
     if labels.uncorrected_text:
         notices.append(f"also used as labels: {labels.uncorrected_text}")
     for text in notices:
-        report(notice(text))
+        emit(notice(text))
     return labels
 
 
@@ -86,10 +86,10 @@ def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassS
         for span in covered_spans(label_bouts):
             near, held = inside(*span)
             seconds[near] += held.clip(min=0)
-        has_label = seconds >= LABEL_SHARE * (ends - starts) - TIME_TOLERANCE
+        has_label = seconds >= LABEL_FRACTION * (ends - starts) - TIME_TOLERANCE
         for bout in label_bouts:  # a point at the border of two windows is in the later one
             near, held = inside(bout.start, bout.end)
-            is_enough = held >= LABEL_SHARE * bout.seconds - TIME_TOLERANCE
+            is_enough = held >= LABEL_FRACTION * bout.seconds - TIME_TOLERANCE
             has_label[near] |= is_enough & (bout.start < ends[near])
         for index in np.flatnonzero(has_label):
             labels[order[index]][label] = float(seconds[index])

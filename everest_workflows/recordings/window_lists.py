@@ -23,7 +23,7 @@ from everest.errors import DataError, RecipeError
 from everest.inference.windows import check_seconds
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_list
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import plural
@@ -75,7 +75,7 @@ def write_windows(
     bouts: Bouts | None = None,
     task: Task | None = None,
     overwrite: bool,
-    report: Report,
+    emit: Emit,
 ) -> dict[str, Any]:
     """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
@@ -93,7 +93,7 @@ def write_windows(
     refuse_unlistable(samples)
     if bouts is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    videos, problems = _find_windows(samples, settings, bouts or {}, report)
+    videos, problems = _find_windows(samples, settings, bouts or {}, emit)
     chosen = choose_windows([len(video.windows) for video in videos], settings.count, seed=settings.seed)
     windows = [
         video.sample.with_seconds(start, end)
@@ -101,7 +101,7 @@ def write_windows(
         for start, end in video.windows[indices].tolist()
     ]
     if settings.count is not None and len(windows) < settings.count:
-        report(notice(f"{plural(len(windows), 'window')} of {settings.count} requested"))
+        emit(notice(f"{plural(len(windows), 'window')} of {settings.count} requested"))
     document: dict[str, Any] = {
         "windows": len(windows),
         # Time in overlaps of windows counts twice.
@@ -118,7 +118,7 @@ def write_windows(
 
 
 def _find_windows(
-    samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, report: Report
+    samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, emit: Emit
 ) -> tuple[list[VideoWindows], dict[str, list[dict[str, str]]]]:
     """The windows of each readable video; and by kind of problem, paths and reasons of the other videos."""
     videos: list[VideoWindows] = []
@@ -133,20 +133,20 @@ def _find_windows(
             reasons = {"failed": reason}
         for problem, reason in reasons.items():
             problems[problem].append({"path": sample.path, "reason": reason})
-            report(notice(f"{sample.path}: {reason}; {PROBLEM_EFFECTS[problem]}"))
-        report({"event": "video", "done": num_done, "videos": len(samples)})
+            emit(notice(f"{sample.path}: {reason}; {PROBLEM_EFFECTS[problem]}"))
+        emit({"event": "video", "done": num_done, "videos": len(samples)})
     if not videos:
         path, reason = problems["failed"][0].values()
         raise DataError(f"none of {plural(len(samples), 'video')} can be read, first {path}: {reason}")
     ends = {video.sample.path: video.end for video in videos if video.end is not None}
     for text in late_bout_notices(bouts, ends):
-        report(notice(text))
+        emit(notice(text))
     total = sum(len(video.windows) for video in videos)
     unscored = sum(video.num_unscored for video in videos)
     if not total:
         raise DataError(f"all {plural(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
-        report(notice(f"left out, touch unscored time: {unscored} of {plural(total + unscored, 'window')}"))
+        emit(notice(f"left out, touch unscored time: {unscored} of {plural(total + unscored, 'window')}"))
     return videos, problems
 
 

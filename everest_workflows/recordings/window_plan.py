@@ -17,7 +17,7 @@ from everest_workflows.recordings.project_folder import FOLDS_FOLDER
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate, pool, squared_quantile
 
 PLANNED: Final = (5, 10, 20, 50, 100, 200)  # windows of each group
-DELIVERED: Final = "delivered"  # the outputs of the model that `everest train` delivers, among all candidates
+SELECTED: Final = "selected"  # the outputs of the model that `everest train` selects, among all candidates
 
 
 def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, CheckedAmounts]:
@@ -37,7 +37,7 @@ def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, C
         fix = "train again in a new folder"
         with damage_errors(file, fix=fix):
             document = load_json(file, fix=fix)
-            outputs = np.array(document["outputs"][DELIVERED], np.float64).reshape(-1, len(names))
+            outputs = np.array(document["outputs"][SELECTED], np.float64).reshape(-1, len(names))
             groups += document["groups"]
             for values, label in zip(outputs, document["labels"], strict=True):
                 present = np.arange(len(names)) == values.argmax()
@@ -52,7 +52,7 @@ def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, C
             cells=cells,
             windows=counts,
             predicted_left=np.zeros(len(counts)),
-            is_share=True,
+            is_fraction=True,
         )
         for index, name in enumerate(names)
         if name != BACKGROUND
@@ -81,18 +81,18 @@ def plan_windows(
         raise DataError(f"--plan: a group has only {sizes.min()} windows of {seconds:g} s; use less --window")
     for number in numbers:
         left = sizes - number
-        shares = left / left.sum()
+        fractions = left / left.sum()
         lengths = [footage.sum() - number * seconds * len(sizes), *(footage - number * seconds)]
         halves: list[dict[str, float]] = [{} for _ in names]
         for label, test in tests.items():
             weight = test.tune()
             effect, ratio = test.variation(weight)
-            of_all = float((shares**2 / number + shares / left.sum()).sum())
+            of_all = float((fractions**2 / number + fractions / left.sum()).sum())
             _, of_groups = pool(np.full(len(sizes), number), left, ratio)
             scale = squared_quantile(len(sizes) * (number - 1) - (weight > 0)) * effect
             for half, length, part in zip(halves, lengths, [of_all, *of_groups.tolist()], strict=False):
                 mean = float(test.labeled.mean())
-                _, low, high = Estimate(mean, scale * part, is_share=True).total(mean, length)
+                _, low, high = Estimate(mean, scale * part, is_fraction=True).total(mean, length)
                 half[label] = round((high - low) / 2, 1)
         for name, half, total in zip(names, halves, [footage.sum(), *footage], strict=False):
             windows = number if name else number * len(sizes)

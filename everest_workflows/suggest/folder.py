@@ -16,7 +16,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
 from everest.lists.writing import CLASSES_FILE
 from everest.prepare.split import LabeledVideos
-from everest.system.events import Report, notice, warning
+from everest.system.events import Emit, notice, warning
 from everest.system.files import make_folder, write_text
 from everest.system.moved_folder import move_files
 from everest.system.storage import parse_location
@@ -55,7 +55,7 @@ class SuggestRequest:
         return self.output.absolute().with_name(f"{self.output.name.removesuffix('.yaml')}-lists")
 
 
-def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggestion, list[str]]:
+def suggest_for_folder(request: SuggestRequest, emit: Emit) -> tuple[Suggestion, list[str]]:
     """Write a recipe for a folder; class folders without lists get lists beside it.
 
     Returns the recipe, and lines that describe new lists.
@@ -69,9 +69,12 @@ def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggest
     videos, parts = _split_class_folders(request) if has_new_lists else (None, {})
     folder = request.folder
     # Temporary lists until the recipe is written; made beside their folder to check that it is writable.
-    with make_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
-        lists = request.lists if videos is None else videos.write(parts, Path(trial))
-        section = _check_section(request, lists, has_new_lists=has_new_lists, report=report)
+    with (
+        make_folder(folder.parent),
+        TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as dry_run,
+    ):
+        lists = request.lists if videos is None else videos.write(parts, Path(dry_run))
+        section = _check_section(request, lists, has_new_lists=has_new_lists, emit=emit)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         purpose = "pretrain" if request.unlabeled else purpose
         suggestion = suggest_recipe(
@@ -84,7 +87,7 @@ def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggest
         if videos is not None:
             for name in (*LIST_FILES.values(), CLASSES_FILE):  # of an earlier recipe
                 (folder / name).unlink(missing_ok=True)
-            suggestion = replace(suggestion, section=move_files(Path(trial), folder, section))
+            suggestion = replace(suggestion, section=move_files(Path(dry_run), folder, section))
             sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
             lines = [*videos.notices, *sizes, f"lists: {folder}"]
     write_text(request.output, suggestion.text)
@@ -93,12 +96,12 @@ def suggest_for_folder(request: SuggestRequest, report: Report) -> tuple[Suggest
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         if has_new_lists:
             fix = "label more videos, of further groups"
-        report(warning(f"no {' or '.join(missing)} list; {fix}"))
+        emit(warning(f"no {' or '.join(missing)} list; {fix}"))
     return suggestion, lines
 
 
 def _check_section(
-    request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, report: Report
+    request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, emit: Emit
 ) -> dict[str, Any]:
     """The data section of a recipe with `lists`, which were given or made from class folders.
 
@@ -109,7 +112,7 @@ def _check_section(
     if not request.unlabeled:
         section, reason = with_task(section, request.task)
         if reason is not None:
-            report(notice(reason))
+            emit(notice(reason))
         if source is None:
             return section
     settings = DataSettings(**section)
@@ -128,7 +131,7 @@ def _check_section(
             (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {request.data}", "--train")
         )
         text = f"{given} has {videos} of the validation or test list, such as {shared[0]}, so results"
-        report(warning(f"{text} will be too good; leave them out by {fix} LIST"))
+        emit(warning(f"{text} will be too good; leave them out by {fix} LIST"))
     return section
 
 

@@ -33,9 +33,9 @@ MODEL_SIZES: Final[tuple[DeviceValues, ...]] = (  # the largest first
     _CPU,
     replace(_CPU, side=64),
 )
-NETWORK_SHARE: Final = 0.75  # of the limit; histograms of motion, which may be added, take the rest
+NETWORK_FRACTION: Final = 0.75  # of the limit; histograms of motion, which may be added, take the rest
 FEWER_FRAMES: Final = (4, 2)  # of a clip; 4 instead of 8 cost 6 and 14 points on two sets (docs/evidence.md)
-MOST_READ_VIDEOS: Final = 10  # default: videos whose reading is timed
+MAX_READ_VIDEOS: Final = 10  # default: videos whose reading is timed
 
 
 @torch.inference_mode()
@@ -55,7 +55,7 @@ def measure_network_time(model: Classifier, *, limit: float = math.inf) -> Netwo
 def measure_reading_ms(clip: ClipFormat, samples: Sequence[Sample]) -> float:
     """The median milliseconds, of all threads together, to decode and resize the clip of readable videos."""
     seconds = []
-    for sample in choose_evenly(samples, MOST_READ_VIDEOS):
+    for sample in choose_evenly(samples, MAX_READ_VIDEOS):
         clear_video_cache()
         started = time.process_time()
         clip.read(sample)
@@ -88,6 +88,6 @@ def fit_latency(
             model = classifier_spec(suggestion.recipe, heads).build()
         assert isinstance(model, Classifier)
         suggestion = replace(suggestion, network_time=(time := measure(model, limit=limit)))
-        if time.alone_ms <= NETWORK_SHARE * limit:
+        if time.alone_ms <= NETWORK_FRACTION * limit:
             break
     return suggestion

@@ -24,7 +24,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.values import StageName
 from everest.data.footage import read_footage
 from everest.data.recipe_clips import finetune_dataset, pretrain_dataset
-from everest.engine.stage_plan import PEAK_LR
+from everest.engine.schedule import PEAK_LR
 from everest.errors import DataError
 from everest.lists.labels import class_imbalance, count_classes
 from everest.lists.sample import ListSize, Sample, choose_evenly
@@ -47,7 +47,7 @@ class DeviceValues:
     side: int  # of a square of as many pixels as a frame
     tubelet: tuple[int, int, int]
     batch: int
-    keep: float  # share of the tokens that fine-tuning from scratch encodes
+    keep: float  # fraction of the tokens that fine-tuning from scratch encodes
 
 
 DEVICE_VALUES: Final = {
@@ -59,16 +59,16 @@ DEVICE_VALUES: Final = {
 CLIP_COVERAGE: Final = 0.75  # of the median video, by a training clip
 SAMPLER_IMBALANCE: Final = 10.0  # videos of the most frequent class for each of the rarest
 CLIP_FRAMES: Final = 16  # of a clip
-MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
-FEWEST_STAGE_STEPS: Final = 600  # of a stage
-MOST_STAGE_STEPS: Final = 30_000
-FEWEST_TUBELETS: Final = 4  # along a side of a frame
+MAX_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
+MIN_STAGE_STEPS: Final = 600  # of a stage
+MAX_STAGE_STEPS: Final = 30_000
+MIN_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 VIEWS_BATCH_FACTOR: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
-KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
+KEPT_AFTER_VIEWS: Final = 0.5  # fraction of the tokens, at least
 GROUPS_FOR_DIFFERENCES: Final = 500  # at most; more learn from frames
 GROUPS_FOR_MILD_CROPS: Final = 100  # at most; more get stronger augmentation
-MOST_MEASURED_VIDEOS: Final = 40  # videos whose length and size are read, spread over the list
+MAX_MEASURED_VIDEOS: Final = 40  # videos whose length and size are read, spread over the list
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE_WORD: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
 
@@ -129,7 +129,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataStats:
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
     sizes, problems = [], []
-    for sample in choose_evenly(samples, MOST_MEASURED_VIDEOS):
+    for sample in choose_evenly(samples, MAX_MEASURED_VIDEOS):
         try:
             info = video_info(sample.video)
             sizes.append((read_footage(sample, fps).num_frames, info.height, info.width))
@@ -155,12 +155,12 @@ def choose_values(
     device_name: str,
     *,
     purpose: RecipePurpose,
-    most_steps: Mapping[str, int],
+    max_steps: Mapping[str, int],
     size: DeviceValues | None = None,
 ) -> list[Choice]:
     """The values that depend on the data and on a device of `DEVICE_VALUES`, in the order of the sections.
 
-    Stages that are not in `most_steps` have as many steps as the data set needs.
+    Stages that are not in `max_steps` have as many steps as the data set needs.
 
     Args:
         size: of the model; None: the largest that the device trains in hours.
@@ -178,14 +178,14 @@ def choose_values(
     positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
-        input_reason = "views of frames differ by their places more than by motion"
+        input_reason = "views of frames differ by their position more than by motion"
     sees_differences = purpose != "scratch" or train.num_groups <= GROUPS_FOR_DIFFERENCES
     frames = stats.frames
     if purpose == "finetune":  # an encoder sees actions at one speed in both stages
         frames = min(frames, stats.pretrain_frames or frames)
-    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / CLIP_FRAMES)))
-    share = min(1.0, stride * CLIP_FRAMES / frames)
-    stride_reason = f"a clip covers {share:.0%} of the median {train.noun} ({frames:g} frames)"
+    stride = min(MAX_STRIDE, max(1, round(CLIP_COVERAGE * frames / CLIP_FRAMES)))
+    fraction = min(1.0, stride * CLIP_FRAMES / frames)
+    stride_reason = f"a clip covers {fraction:.0%} of the median {train.noun} ({frames:g} frames)"
     choices = [
         Choice("data.frames", CLIP_FRAMES, "as in the papers"),
         Choice("data.size", choose_frame_size(stats, device.side, device.tubelet), size_reason),
@@ -195,9 +195,9 @@ def choose_values(
         Choice("model.positions", "separable", positions_reason),
         Choice("model.input", "differences", input_reason, applies=sees_differences),
         Choice("pretrain.stride", stride, stride_reason),
-        *_choose_pretraining(stats, device, most_steps.get("pretrain")),
+        *_choose_pretraining(stats, device, max_steps.get("pretrain")),
         Choice("finetune.stride", stride, stride_reason),
-        *_schedule("finetune", train, most_steps.get("finetune"), device.batch, f"fits {device_text}"),
+        *_schedule("finetune", train, max_steps.get("finetune"), device.batch, f"fits {device_text}"),
         *_choose_finetuning(stats, device, purpose),
         Choice("eval.clips", 2, "as in the papers, a test averages several views"),
         Choice("eval.crops", 3, "over the longer side"),
@@ -210,18 +210,18 @@ def choose_frame_size(stats: DataStats, side: float, tubelet: Sequence[int]) -> 
     shape = math.sqrt(stats.height / stats.width)
     sides = ((shape, stats.height), (1 / shape, stats.width))
     return [
-        max(FEWEST_TUBELETS, min(round(side * factor / unit), int(largest // unit))) * unit
+        max(MIN_TUBELETS, min(round(side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, tubelet[1:], strict=True)
     ]
 
 
 def _schedule(
-    stage: StageName, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
+    stage: StageName, size: ListSize, max_steps: int | None, batch: int, batch_reason: str
 ) -> list[Choice]:
     """The steps and the learning rate of a stage, by its number of videos or windows and its batch."""
     by_root = round(STEPS_OF_ROOT * math.sqrt(size.num_samples))
-    by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, by_root))
-    steps = by_data if most_steps is None else max(1, min(by_data, most_steps))
+    by_data = min(MAX_STAGE_STEPS, max(MIN_STAGE_STEPS, by_root))
+    steps = by_data if max_steps is None else max(1, min(by_data, max_steps))
     reason = f"{STEPS_OF_ROOT} x sqrt({plural(size.num_samples, size.noun)})"
     if by_root != by_data:
         reason = f"the {'fewest' if by_root < by_data else 'most'} that are suggested"
@@ -236,16 +236,16 @@ def _schedule(
     ]
 
 
-def _choose_pretraining(stats: DataStats, device: DeviceValues, most_steps: int | None) -> list[Choice]:
+def _choose_pretraining(stats: DataStats, device: DeviceValues, max_steps: int | None) -> list[Choice]:
     """The values of pre-training, which compares clips."""
     size = stats.pretrain or stats.train
     batch = VIEWS_BATCH_FACTOR * device.batch
-    schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
+    schedule = _schedule("pretrain", size, max_steps, batch, "clips are compared with all others of a step")
     objective_reason = "clips of the videos are compared; predicting pixels helped less on real clips"
     camera_reason = "the model also predicts a simulated camera motion over still frames"
-    selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
+    selection = {"strategy": "sampled", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
     selection_reason = (
-        "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
+        "a quarter of the tokens, sampled uniformly: sampling by change was no better on most real clips"
     )
     return [
         *schedule,

@@ -29,7 +29,7 @@ from everest_workflows.suggest.rules import (
     examine_data,
 )
 from everest_workflows.suggest.variants import (
-    FEWEST_PAPER_VIDEOS,
+    MIN_PAPER_VIDEOS,
     PAPER_BASE_LINE,
     choose_paper_values,
     reduce_for_latency,
@@ -72,7 +72,7 @@ class Suggestion:
     output: Path  # where the recipe will be written, for messages and its name
     overrides: Sequence[str]  # `section.key=value` texts, which the stages also get
     speeds: Mapping[StageName, float] = field(default_factory=dict)  # clips/s here; none: not measured
-    most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
+    max_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
     start: WeightSettings | None = None  # the weights of --init; None: from scratch
     size: DeviceValues | None = None  # of the model, for a time on a CPU; None: by the device
     frames: int | None = None  # of a clip of image weights, for a time on a CPU; None: as usual
@@ -93,13 +93,13 @@ class Suggestion:
     def text(self) -> str:
         """The YAML."""
         base = (self.size or DEVICE_VALUES[self.device]).base
-        is_large = (self.stats.pretrain or self.stats.train).num_videos >= FEWEST_PAPER_VIDEOS
+        is_large = (self.stats.pretrain or self.stats.train).num_videos >= MIN_PAPER_VIDEOS
         if self.purpose != "scratch" and self.device != "cpu" and is_large:
             base = PAPER_BASE_LINE
-            choices = choose_paper_values(self.stats, self.device, most_steps=self.most_steps)
+            choices = choose_paper_values(self.stats, self.device, max_steps=self.max_steps)
         else:
             choices = choose_values(
-                self.stats, self.device, purpose=self.purpose, most_steps=self.most_steps, size=self.size
+                self.stats, self.device, purpose=self.purpose, max_steps=self.max_steps, size=self.size
             )
         if self.latency is not None:
             choices = reduce_for_latency(choices, self.latency, fits=self.is_fast)
@@ -136,11 +136,11 @@ class Suggestion:
             speeds[stage] = 1 / speed.seconds(1)
         return replace(self, speeds=speeds)
 
-    def within(self, most_seconds: float) -> Suggestion:
-        """The same suggestion with at most `most_seconds` for each measured stage."""
+    def within(self, max_seconds: float) -> Suggestion:
+        """The same suggestion with at most `max_seconds` for each measured stage."""
         sizes = {stage: getattr(self.recipe, stage).batch_size for stage in self.speeds}
-        most_steps = {stage: int(most_seconds * speed / sizes[stage]) for stage, speed in self.speeds.items()}
-        return replace(self, most_steps=most_steps)
+        max_steps = {stage: int(max_seconds * speed / sizes[stage]) for stage, speed in self.speeds.items()}
+        return replace(self, max_steps=max_steps)
 
 
 def suggest_recipe(

@@ -33,21 +33,21 @@ PAPER_BASE_LINE: Final = (
     f"{PAPER_BASE} # tables and sections: EVEREST paper (ICML 2024); "
     f"other values: everest recipes show {PAPER_BASE}"
 )
-FEWEST_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's large sets, SSv2, has 169,000
+MIN_PAPER_VIDEOS: Final = 100_000  # heuristic: the smaller of the paper's large sets, SSv2, has 169,000
 PAPER_VIDEOS: Final = 240_000  # about as many are in the training list of Kinetics-400
 VALUES_OF_LABELS: Final = ("data.flip", "finetune.label_smoothing", "finetune.sampler")
 PAPER_STRIDES: Final = (4, 2, 1)  # Table 7: 4 for Kinetics-400, 2 for the shorter videos of SSv2 and HMDB51
 RECIPE_SECTIONS: Final = ("data", "model", "pretrain", "finetune", "eval")  # in their order in a recipe
 TUNED_BLOCKS: Final = 2  # the last ones, on a CPU
 TUNED_EPOCHS: Final = 20  # at most, of fine-tuning
-FEWEST_TUNED_STEPS: Final = 100
+MIN_TUNED_STEPS: Final = 100
 LAYER_DECAY: Final = 0.75  # as in the papers
 LORA_RANK: Final = 8
 TUNED_PEAK_LR: Final = 3e-4  # trained weights need smaller steps than new ones
 ADAPTER_PEAK_LR: Final = 1e-3
 
 
-def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mapping[str, int]) -> list[Choice]:
+def choose_paper_values(stats: DataStats, device_name: str, *, max_steps: Mapping[str, int]) -> list[Choice]:
     """The values that differ from those of `PAPER_BASE`, in the order of the sections."""
     backbone = DEVICE_VALUES[device_name].backbone
     paper = load_recipe(PAPER_BASE, overrides=[f"model.backbone={backbone}"])
@@ -60,17 +60,17 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
     epochs = max(1, round(pretraining.epochs * PAPER_VIDEOS / samples))
     clips = f"as many clips as {pretraining.epochs} epochs (Table 7) of the {PAPER_VIDEOS:,} videos of "
     warmup = f"a fifth, as in Table 7 ({pretraining.warmup_epochs} of {pretraining.epochs})"
-    share = pretraining.warmup_epochs / pretraining.epochs
+    fraction = pretraining.warmup_epochs / pretraining.epochs
     schedule = [
         Choice("pretrain.epochs", epochs, f"{clips}Kinetics-400"),
-        Choice("pretrain.warmup_epochs", round(epochs * share), warmup),
+        Choice("pretrain.warmup_epochs", round(epochs * fraction), warmup),
     ]
-    limited = _limit_steps("pretrain", most_steps, epochs * samples // pretraining.batch_size, share)
+    limited = _limit_steps("pretrain", max_steps, epochs * samples // pretraining.batch_size, fraction)
     planned = finetuning.epochs * stats.train.num_samples // finetuning.batch_size
-    tuning = _limit_steps("finetune", most_steps, planned, finetuning.warmup_epochs / finetuning.epochs)
+    tuning = _limit_steps("finetune", max_steps, planned, finetuning.warmup_epochs / finetuning.epochs)
     of_labels = {
         choice.key: choice
-        for choice in choose_values(stats, device_name, purpose="finetune", most_steps={})
+        for choice in choose_values(stats, device_name, purpose="finetune", max_steps={})
         if choice.key in VALUES_OF_LABELS
     }
     flip_reason = "Table 7; false, as for SSv2, if left and right differ in meaning"
@@ -89,16 +89,18 @@ def choose_paper_values(stats: DataStats, device_name: str, *, most_steps: Mappi
 
 
 def _limit_steps(
-    stage: StageName, most_steps: Mapping[str, int], planned: int, warmup_share: float
+    stage: StageName, max_steps: Mapping[str, int], planned: int, warmup_fraction: float
 ) -> list[Choice]:
     """The steps of a stage that has no time for the paper's epochs; empty if it has."""
-    most = most_steps.get(stage, planned)
+    most = max_steps.get(stage, planned)
     if most >= planned:
         return []
     steps = max(1, most)
     return [
         Choice(f"{stage}.steps", steps, f"in the time of --hours; the paper's epochs need {planned}"),
-        Choice(f"{stage}.warmup_steps", int(steps * warmup_share), f"{warmup_share:.0%}, as in the paper"),
+        Choice(
+            f"{stage}.warmup_steps", int(steps * warmup_fraction), f"{warmup_fraction:.0%}, as in the paper"
+        ),
     ]
 
 
@@ -126,7 +128,7 @@ def with_weights(
     merged |= {choice.key: choice for choice in fixed}
     if "finetune.steps" in merged:  # what is trained of the weights, how long, and how fast
         batch, labeled = DEVICE_VALUES[device_name].batch, stats.train
-        by_epochs = max(FEWEST_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.num_samples / batch))
+        by_epochs = max(MIN_TUNED_STEPS, math.ceil(TUNED_EPOCHS * labeled.num_samples / batch))
         steps = min(merged["finetune.steps"].value, by_epochs)
         steps_reason = "in the planned time"
         if steps == by_epochs:

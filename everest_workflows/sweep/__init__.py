@@ -1,1 +1,1 @@
-"""Sweeps: several arms of a recipe over several seeds, with statistics."""
+"""Sweeps: several variants of a recipe over several seeds, with statistics."""

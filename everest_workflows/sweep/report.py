@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, find_metric, value_text
-from everest_workflows.sweep.request import FROM_SCRATCH, SEED_PLACE
+from everest_workflows.sweep.request import FROM_SCRATCH, SEED_FIELD
 from everest_workflows.sweep.results import VALIDATION_PREFIX, make_metric_title, split_metric
 from everest_workflows.sweep.statistics import (
     Interval,
@@ -22,7 +22,7 @@ from everest_workflows.sweep.statistics import (
     read_outcomes,
 )
 
-# Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
+# Values that need no learning, by their keys in a variant: how notes name them, and their line in the figure.
 BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
 PREDICTION_KEYS: Final = ("pretrain.selection", "pretrain.target", "pretrain.objective")
 Json = dict[str, Any]  # of a sweep, or a part of it
@@ -36,50 +36,52 @@ def make_report(
     tuned: str | None = None,
     folder: Path | None = None,
 ) -> Json:
-    """Compare the arms of a sweep by one metric.
+    """Compare the variants of a sweep by one metric.
 
     Args:
         results: the document of `results.json`.
         metric: a name in its metrics; None: the metric of the task.
-        against: the arm that the others are compared with; None: that of the sweep.
-        tuned: the key of a setting; of the arms that differ only in it, the best on data.val is reported.
+        against: the variant that the others are compared with; None: that of the sweep.
+        tuned: the key of a setting; of the variants that differ only in it, the best on data.val is reported.
         folder: of the sweep, which has the outcomes of each video; None: no intervals over videos.
     """
-    arms = {arm["arm"]: arm for arm in results["arms"]}
+    variants = {variant["variant"]: variant for variant in results["variants"]}
     reference = results["against"] if against is None else against
     if tuned is not None:
-        arms, names = choose_tuned(results["arms"], tuned)
+        variants, names = choose_tuned(results["variants"], tuned)
         reference = names.get(reference, reference)
-    if reference not in arms:
-        raise unknown_name("--against", reference, arms)
-    name, values = _select_values(results, arms, metric)
-    place, kind = split_metric(name)
-    changed = (key for arm in results["arms"] for key in arm["overrides"])
+    if reference not in variants:
+        raise unknown_name("--against", reference, variants)
+    name, values = _select_values(results, variants, metric)
+    prefix, kind = split_metric(name)
+    changed = (key for variant in results["variants"] for key in variant["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
     no_spread = dict.fromkeys(Spread._fields)
     rows = []
-    for title, arm in arms.items():
-        of_arm = values[title]
-        measured = [row for row in arm["seeds"] if row["seed"] in of_arm]
+    for title, variant in variants.items():
+        of_variant = values[title]
+        measured = [row for row in variant["seeds"] if row["seed"] in of_variant]
         difference = None
         if title != reference and comparable:
-            difference = compare_pairs(of_arm, values[reference], metric=name)
+            difference = compare_pairs(of_variant, values[reference], metric=name)
         if difference is not None:
-            over_videos = _compare_videos(folder, arm, arms[reference], difference.seeds, name)
+            over_videos = _compare_videos(folder, variant, variants[reference], difference.seeds, name)
             difference = {**difference._asdict(), "video_interval": over_videos}
 
         # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
-        chance = None if kind is None or kind.chance is None else f"{place}{kind.chance}"
-        majority = f"{place}majority_top1" if kind is METRICS["top1"] else None
+        chance = None if kind is None or kind.chance is None else f"{prefix}{kind.chance}"
+        majority = f"{prefix}majority_top1" if kind is METRICS["top1"] else None
         rows.append(
             {
-                "arm": title,
-                "overrides": arm["overrides"],
-                "init": arm.get("init", FROM_SCRATCH),
-                "tuned": arm.get("tuned"),
-                "seeds": list(of_arm),
-                "values": list(of_arm.values()),
-                **(find_spread(list(of_arm.values()), metric=name)._asdict() if of_arm else no_spread),
+                "variant": title,
+                "overrides": variant["overrides"],
+                "init": variant.get("init", FROM_SCRATCH),
+                "tuned": variant.get("tuned"),
+                "seeds": list(of_variant),
+                "values": list(of_variant.values()),
+                **(
+                    find_spread(list(of_variant.values()), metric=name)._asdict() if of_variant else no_spread
+                ),
                 "chance": _average(row["metrics"].get(chance) for row in measured),
                 "majority": _average(row["metrics"].get(majority) for row in measured),
                 "difference": difference,
@@ -97,31 +99,31 @@ def make_report(
         "against": reference,
         "tuned": tuned,
         "jobs": results["jobs"],
-        "arms": rows,
+        "variants": rows,
         "failures": results["failures"],
     }
 
 
-def choose_tuned(arms: Sequence[Json], key: str) -> tuple[dict[str, Json], dict[str, str]]:
-    """Of the arms that differ only in a setting, the one with the best mean validation.
+def choose_tuned(variants: Sequence[Json], key: str) -> tuple[dict[str, Json], dict[str, str]]:
+    """Of the variants that differ only in a setting, the one with the best mean validation.
 
     Returns:
-        The chosen arms by their name without the setting, and this name by the name of each arm.
+        The chosen variants by their name without the setting, and this name by the name of each variant.
     """
-    names, variants = {}, {}
-    for arm in arms:
+    names, groups = {}, {}
+    for variant in variants:
         texts = [f"{name}=" for name in (key, key.rpartition(".")[2])]
-        parts = [part for part in arm["arm"].split(", ") if not part.startswith(tuple(texts))]
-        names[arm["arm"]] = name = ", ".join(parts) or "all arms"
-        variants.setdefault(name, []).append(arm)
-    values = [[arm["overrides"].get(key) for arm in variant] for variant in variants.values()]
+        parts = [part for part in variant["variant"].split(", ") if not part.startswith(tuple(texts))]
+        names[variant["variant"]] = name = ", ".join(parts) or "all variants"
+        groups.setdefault(name, []).append(variant)
+    values = [[variant["overrides"].get(key) for variant in group] for group in groups.values()]
     if len(values[0]) < 2 or any(each != values[0] for each in values):
-        raise RecipeError(f"--tuned {key}: give each arm the same values by --over {key}=A,B")
+        raise RecipeError(f"--tuned {key}: give each variant the same values by --over {key}=A,B")
     chosen = {}
-    for name, variant in variants.items():
+    for name, group in groups.items():
         means = []
-        for arm in variant:
-            metrics = [row["metrics"] for row in arm["seeds"]]
+        for variant in group:
+            metrics = [row["metrics"] for row in variant["seeds"]]
             validation = next((key for key in metrics[0] if key.startswith(VALIDATION_PREFIX)), None)
             if validation is None or any(row.get(validation) is None for row in metrics):
                 raise RecipeError(
@@ -130,16 +132,16 @@ def choose_tuned(arms: Sequence[Json], key: str) -> tuple[dict[str, Json], dict[
             kind = find_metric(validation)
             sign = 1 if kind is None or kind.is_higher_better else -1
             means.append(sign * sum(row[validation] for row in metrics) / len(metrics))
-        best = variant[means.index(max(means))]
+        best = group[means.index(max(means))]
         chosen[name] = best | {"tuned": best["overrides"][key]}
     return chosen, names
 
 
 def _select_values(
-    results: Mapping[str, Any], arms: Mapping[str, Json], metric: str | None
+    results: Mapping[str, Any], variants: Mapping[str, Json], metric: str | None
 ) -> tuple[str, dict[str, dict[int, float]]]:
-    """The name of a metric, by default that of the task, and its values by arm and seed."""
-    metrics = (row["metrics"] for arm in arms.values() for row in arm["seeds"])
+    """The name of a metric, by default that of the task, and its values by variant and seed."""
+    metrics = (row["metrics"] for variant in variants.values() for row in variant["seeds"])
     known = list(dict.fromkeys(key for row in metrics for key, value in row.items() if value is not None))
     if not known:
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
@@ -151,21 +153,23 @@ def _select_values(
         raise unknown_name("--metric", name, known)
     return name, {
         title: {
-            row["seed"]: row["metrics"][name] for row in arm["seeds"] if row["metrics"].get(name) is not None
+            row["seed"]: row["metrics"][name]
+            for row in variant["seeds"]
+            if row["metrics"].get(name) is not None
         }
-        for title, arm in arms.items()
+        for title, variant in variants.items()
     }
 
 
 def _compare_videos(
-    folder: Path | None, arm: Json, reference: Json, seeds: Sequence[int], metric: str
+    folder: Path | None, variant: Json, reference: Json, seeds: Sequence[int], metric: str
 ) -> Interval | None:
     """The interval of a difference over videos and seeds; None without the outcomes of each video."""
     if folder is None:
         return None
     pairs = []
     for seed in seeds:
-        rows = [next(row for row in each["seeds"] if row["seed"] == seed) for each in (arm, reference)]
+        rows = [next(row for row in each["seeds"] if row["seed"] == seed) for each in (variant, reference)]
         files = [next((job for job in row["jobs"] if job.startswith("eval/")), None) for row in rows]
         if None in files:
             return None
@@ -182,46 +186,48 @@ def _average(numbers: Iterable[float | None]) -> float | None:
 
 def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
     """Sentences about the numbers."""
-    jobs, arms = document["jobs"], document["arms"]
+    jobs, variants = document["jobs"], document["variants"]
     if jobs["finished"] < jobs["all"]:
         yield f"{jobs['finished']} of {jobs['all']} jobs have finished"
     if document["tuned"] is not None:
-        chosen = ", ".join(f"{arm['tuned']} for {arm['arm']}" for arm in arms)
-        yield f"{document['tuned']}: the best on data.val of the same values for each arm: {chosen}"
-    if len({tuple(arm["seeds"]) for arm in arms if arm["seeds"]}) > 1:
-        yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
-    if any(len(arm["seeds"]) == 1 for arm in arms):
+        chosen = ", ".join(f"{variant['tuned']} for {variant['variant']}" for variant in variants)
+        yield f"{document['tuned']}: the best on data.val of the same values for each variant: {chosen}"
+    if len({tuple(variant["seeds"]) for variant in variants if variant["seeds"]}) > 1:
+        yield "a difference uses the seeds that both variants have; their means are over all of their seeds"
+    if any(len(variant["seeds"]) == 1 for variant in variants):
         yield "one seed: no interval, and a difference may be the difference between any two runs"
-    spreads = [spread for arm in arms for spread in (arm, arm["difference"]) if spread]
+    spreads = [spread for variant in variants for spread in (variant, variant["difference"]) if spread]
     if any(len(spread["values"]) > 1 and spread["interval"] is None for spread in spreads):
         yield "no interval and no p where all seeds have equal values"
     for key, (words, _) in BASELINES.items():
-        levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
+        levels = sorted({round(variant[key], 6) for variant in variants if variant[key] is not None})
         if levels:
             yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
     if not document["comparable"]:
-        yield "arms that predict different tokens have losses that cannot be compared; use another --metric"
+        yield "variants that predict different tokens have losses that do not compare; use another --metric"
     elif not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
-    started = {arm["init"] for arm in arms} - {FROM_SCRATCH}
+    started = {variant["init"] for variant in variants} - {FROM_SCRATCH}
     if started:
-        yield "GMACs and time leave out the training of the weights that arms start from (init)"
-    if any(SEED_PLACE not in init for init in started):
-        yield "all seeds of an arm start from the same weights: the intervals do not cover their training"
+        yield "GMACs and time leave out the training of the weights that variants start from (init)"
+    if any(SEED_FIELD not in init for init in started):
+        yield "all seeds of a variant start from the same weights: the intervals do not cover their training"
 
 
 def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """Write a figure of the document of `everest sweep report --json`.
 
-    A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training. A
-    second panel has the differences.
+    A point is the mean of a variant, a bar its 95 % interval, a small dot a seed; GMACs are of its training.
+    A second panel has the differences.
     """
-    arms = [arm for arm in document["arms"] if arm["values"]]
-    with saved_figure(path, (12, 1.5 + 0.4 * len(arms))) as figure:
-        compared = [(row, arm["difference"]) for row, arm in enumerate(arms) if arm["difference"]]
+    variants = [variant for variant in document["variants"] if variant["values"]]
+    with saved_figure(path, (12, 1.5 + 0.4 * len(variants))) as figure:
+        compared = [
+            (row, variant["difference"]) for row, variant in enumerate(variants) if variant["difference"]
+        ]
         panel, *others = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
-        for row, arm in enumerate(arms):
-            _draw_mean(panel, row, arm)
+        for row, variant in enumerate(variants):
+            _draw_mean(panel, row, variant)
         for differences in others:
             for row, difference in compared:
                 _draw_mean(differences, row, difference)
@@ -229,11 +235,14 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             differences.set_xlabel(f"Δ vs. {escape_dollars(shorten(document['against']))}, at equal seeds")
             differences.grid(alpha=0.3, axis="x")
         for key, (_, style) in BASELINES.items():
-            for level in {arm[key] for arm in arms if arm[key] is not None}:
+            for level in {variant[key] for variant in variants if variant[key] is not None}:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
-        names = [f"{escape_dollars(shorten(arm['arm']))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]
-        panel.set_yticks(range(len(arms)), names, fontsize="small")
-        panel.set_ylim(len(arms) - 0.5, -0.5)
+        names = [
+            f"{escape_dollars(shorten(variant['variant']))}\n{variant['gmacs']:.4g} GMACs"
+            for variant in variants
+        ]
+        panel.set_yticks(range(len(variants)), names, fontsize="small")
+        panel.set_ylim(len(variants) - 0.5, -0.5)
         panel.set_xlabel(f"{escape_dollars(document['title'])}{' (%)' if document['percent'] else ''}")
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")

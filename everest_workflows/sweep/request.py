@@ -1,4 +1,4 @@
-"""The description of a sweep: a recipe, arms, seeds and stages, from a sweep file and options."""
+"""The description of a sweep: a recipe, variants, seeds and stages, from a sweep file and options."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ SweepStage = StageName | Literal["eval", "probe"]
 SWEEP_STAGES: Final[tuple[SweepStage, ...]] = (*STAGES, "eval", "probe")
 REQUIRED_STAGE: Final[dict[SweepStage, SweepStage]] = {"eval": "finetune", "probe": "pretrain"}
 FROM_SCRATCH: Final = "none"  # in place of weights
-SEED_PLACE: Final = "{seed}"  # in a name of weights
-MOST_SEEDS: Final = 1000  # heuristic
-MOST_ARMS: Final = 200  # heuristic
+SEED_FIELD: Final = "{seed}"  # in a name of weights
+MAX_SEEDS: Final = 1000  # heuristic
+MAX_VARIANTS: Final = 200  # heuristic
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
     """The keys of a sweep file. A key without a value counts as left out."""
 
-    __pydantic_config__ = ConfigDict(coerce_numbers_to_str=True)  # the name of an arm may be 0.3
+    __pydantic_config__ = ConfigDict(coerce_numbers_to_str=True)  # the name of a variant may be 0.3
     recipe: str = ""
-    set: Any = field(default_factory=dict)  # settings of all arms
-    arms: Any = None  # the settings of each arm; None: one arm without any
+    set: Any = field(default_factory=dict)  # settings of all variants
+    variants: Any = None  # the settings of each variant; None: one variant without any
     seeds: Any = 1
     stages: Any = "pretrain,finetune,eval"
-    against: str | None = None  # None: the first arm
+    against: str | None = None  # None: the first variant
     init: str = FROM_SCRATCH
     summary: str = ""
 
@@ -47,7 +47,7 @@ SWEEP_ONLY_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Variant:
     """One of the compared variants."""
 
     name: str
@@ -62,11 +62,11 @@ class SweepRequest:
 
     label: str  # the sweep file and a colon, for messages; empty without one
     recipe: RecipeFile
-    overrides: tuple[str, ...]  # `section.key=value`, of all arms
-    arms: tuple[Arm, ...]
+    overrides: tuple[str, ...]  # `section.key=value`, of all variants
+    variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
     stages: tuple[SweepStage, ...]
-    against: str  # the arm that the others are compared with
+    against: str  # the variant that the others are compared with
     summary: str
 
 
@@ -89,7 +89,7 @@ def read_request(
     Args:
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
-        over: options of --over, whose combinations each arm of a file gets.
+        over: options of --over, whose combinations each variant of a file gets.
     """
     file = recipe = find_recipe(source)
     label, written = "", SweepFile()
@@ -101,32 +101,38 @@ def read_request(
                 raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
             raise RecipeError(f"{label}recipe: {error}") from error
-    shared = Arm(
+    shared = Variant(
         name=recipe.name,
         overrides={},
         stages=read_stages(*(written.stages, f"{label}stages") if stages is None else (stages, "--stages")),
         init=written.init if init is None else init,
     )
-    arms = [shared] if written.arms is None else _read_arms(written.arms, shared, f"{label}arms")
-    against = arms[0].name if written.against is None else written.against
-    if against not in (names := [arm.name for arm in arms]):
+    variants = (
+        [shared] if written.variants is None else _read_variants(written.variants, shared, f"{label}variants")
+    )
+    against = variants[0].name if written.against is None else written.against
+    if against not in (names := [variant.name for variant in variants]):
         raise unknown_name(f"{label}against", against, names)
     if combinations := combine_values(over):
-        of_file = written.arms is not None
-        arms = [
-            replace(arm, name=f"{arm.name}, {name}" if of_file else name, overrides=arm.overrides | values)
-            for arm in arms
+        of_file = written.variants is not None
+        variants = [
+            replace(
+                variant,
+                name=f"{variant.name}, {name}" if of_file else name,
+                overrides=variant.overrides | values,
+            )
+            for variant in variants
             for name, values in combinations.items()
         ]
-        against = arms[names.index(against) * len(combinations)].name
-    if len(arms) > MOST_ARMS:
-        raise RecipeError(f"more than {MOST_ARMS} arms")
+        against = variants[names.index(against) * len(combinations)].name
+    if len(variants) > MAX_VARIANTS:
+        raise RecipeError(f"more than {MAX_VARIANTS} variants")
     settings = _read_settings(written.set, f"{label}set")
     return SweepRequest(
         label=label,
         recipe=recipe,
         overrides=(*as_overrides(settings), *overrides),
-        arms=tuple(arms),
+        variants=tuple(variants),
         seeds=read_seeds(*(written.seeds, f"{label}seeds") if seeds is None else (seeds, "--seeds")),
         stages=shared.stages,
         against=against,
@@ -135,7 +141,7 @@ def read_request(
 
 
 def _read_file(file: RecipeFile) -> SweepFile:
-    """The keys of a sweep file; the values of arms, seeds and stages are not read yet."""
+    """The keys of a sweep file; the values of variants, seeds and stages are not read yet."""
     values = {key: value for key, value in file.values().items() if value is not None}
     for key in values:
         if key not in FILE_KEYS:
@@ -155,11 +161,11 @@ def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
     if all(text.isascii() and text.isdecimal() and len(text) < 19 for text in numbers):
         seeds = [int(text) for text in numbers]
         if is_count and seeds:
-            seeds = list(range(min(seeds[0], MOST_SEEDS + 1)))
-        if 1 <= len(seeds) <= MOST_SEEDS and len(set(seeds)) == len(seeds):
+            seeds = list(range(min(seeds[0], MAX_SEEDS + 1)))
+        if 1 <= len(seeds) <= MAX_SEEDS and len(set(seeds)) == len(seeds):
             return tuple(seeds)
     raise RecipeError(
-        f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
+        f"{origin}: give a number of seeds from 1 to {MAX_SEEDS}, or different seeds such as 3,7,11"
     )
 
 
@@ -183,7 +189,7 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
 
 
 def combine_values(over: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Every combination of the values of --over, as settings by the name of their arm.
+    """Every combination of the values of --over, as settings by the name of their variant.
 
     A name has the last part of each key, or the key if two have the same, and the values: `keep_ratio=0.3`.
     """
@@ -198,28 +204,28 @@ def combine_values(over: Sequence[str]) -> dict[str, dict[str, Any]]:
     names = [key.rpartition(".")[2] for key in choices]
     names = names if len(set(names)) == len(names) else list(choices)
     combinations = {}
-    for texts in itertools.islice(itertools.product(*choices.values()), MOST_ARMS + 1) if choices else ():
+    for texts in itertools.islice(itertools.product(*choices.values()), MAX_VARIANTS + 1) if choices else ():
         name = ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
         combinations[name] = {key: read_yaml(text, key) for key, text in zip(choices, texts, strict=True)}
     return combinations
 
 
-def _read_arms(values: Any, shared: Arm, origin: str) -> list[Arm]:
-    """The arms of a sweep file; `shared` has the stages and weights of those that name none."""
+def _read_variants(values: Any, shared: Variant, origin: str) -> list[Variant]:
+    """The variants of a sweep file; `shared` has the stages and weights of those that name none."""
     names = list(values) if isinstance(values, dict) else []
     if not names or not all(name.isprintable() and name.strip() for name in names):
         raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
-    arms = []
+    variants = []
     for name, written in values.items():
-        place = f"{origin}: {shorten(name)}"
-        arm = {} if written is None else written
-        own: dict[str, Any] = {"overrides": _read_settings(arm, place, besides=("stages", "init"))}
-        if arm.get("stages") is not None:
-            own["stages"] = read_stages(arm["stages"], f"{place}: stages")
-        if arm.get("init") is not None:
-            own["init"] = str(arm["init"])
-        arms.append(replace(shared, name=name, **own))
-    return arms
+        where = f"{origin}: {shorten(name)}"
+        variant = {} if written is None else written
+        own: dict[str, Any] = {"overrides": _read_settings(variant, where, besides=("stages", "init"))}
+        if variant.get("stages") is not None:
+            own["stages"] = read_stages(variant["stages"], f"{where}: stages")
+        if variant.get("init") is not None:
+            own["init"] = str(variant["init"])
+        variants.append(replace(shared, name=name, **own))
+    return variants
 
 
 def _read_settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The numbers of every arm and seed, read from the finished jobs of a sweep, and the file `results.json`.
+"""The numbers of every variant and seed, read from the finished jobs of a sweep, and the file `results.json`.
 
 The name of a metric is that of `everest eval --json`, after `HEAD.` if there are several heads. Metrics of
 probes have `probe.NAME.` before it, metrics of data.val `val_`; `pretrain_loss` is the mean of the last steps
@@ -24,12 +24,12 @@ from everest.models.spec import read_model_spec
 from everest.system.run_folder import WEIGHTS_FILE
 from everest.system.text import MALFORMED_ERRORS, damage_errors, load_json, nonfinite_as_null, read_json
 from everest.system.weights_header import read_header
-from everest_workflows.sweep.sweep_plan import Job, SweepPlan
+from everest_workflows.sweep.sweep_jobs import Job, SweepJobs
 
 RESULTS_FILE: Final = "results.json"
 RESULTS_FIX: Final = "repeat the command of the sweep"
 VALIDATION_PREFIX: Final = "val_"
-# The first one that an arm has judges it.
+# The first one that a variant has judges it.
 STAGES_BY_PRIORITY: Final = ("eval", "probe", "finetune", "pretrain")
 Metrics = dict[str, float | None]
 
@@ -64,19 +64,19 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
         return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1], memory)
 
 
-def _read_evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
+def _read_evaluation_metrics(document: Mapping[str, Any], prefix: str = "") -> Metrics:
     """The metrics of an evaluation, or of every probe, for each head."""
     names = [*METRICS, *CHANCE_NAMES]
     if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
         names.insert(0, BACKGROUND_METRIC)
-    metrics = {f"{place}{name}": document[name] for name in names if name in document}
+    metrics = {f"{prefix}{name}": document[name] for name in names if name in document}
     probes = document.get("probes", {})
     for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
         first, *_ = (METRICS[name] for name in METRICS if name in probes[probe])  # `chance` is of this one
         values = {**probes[probe], first.chance: document["chance"]}
         if "majority" in document:
             values["majority_top1"] = document["majority"]
-        metrics |= {f"{place}probe.{probe}.{name}": values[name] for name in names if name in values}
+        metrics |= {f"{prefix}probe.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
         metrics |= _read_evaluation_metrics(of_head, f"{head}.")
     return metrics
@@ -104,19 +104,19 @@ def split_metric(name: str) -> tuple[str, Metric | None]:
 
 def make_metric_title(name: str) -> str:
     """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
-    place, metric = split_metric(name)
-    place = place.replace(".", " ").replace("_", " ").strip()
-    return f"{place} {metric.title}".strip() if metric is not None else place
+    prefix, metric = split_metric(name)
+    prefix = prefix.replace(".", " ").replace("_", " ").strip()
+    return f"{prefix} {metric.title}".strip() if metric is not None else prefix
 
 
-def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
+def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
     """The document of `results.json`, from finished jobs and the errors of failed ones by their names."""
     jobs = plan.jobs()
     request = plan.request
-    arms = []
-    for arm in plan.arms:
+    variants = []
+    for variant in plan.variants:
         seeds = []
-        for seed, planned in arm.jobs.items():
+        for seed, planned in variant.jobs.items():
             done = {job.stage: rows[job.name] for job in planned if job.name in rows}
             metrics: Metrics = {}
             for stage in STAGES_BY_PRIORITY:
@@ -126,10 +126,15 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
             row["hours"] = sum(part.hours for part in done.values())
             row["memory_bytes"] = max((part.memory_bytes for part in done.values()), default=0)
             seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
-        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "init": arm.init}
-        arms.append({**about, "seeds": seeds})
-    # The first metric that was measured: where all jobs have finished, if possible of the arm `against`.
-    tested = [(arm["arm"], row) for arm in arms for row in arm["seeds"]]
+        about = {
+            "variant": variant.name,
+            "overrides": variant.overrides,
+            "stages": list(variant.stages),
+            "init": variant.init,
+        }
+        variants.append({**about, "seeds": seeds})
+    # The first metric that was measured: where all jobs have finished, if possible of the variant `against`.
+    tested = [(variant["variant"], row) for variant in variants for row in variant["seeds"]]
     tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))
     measured = (name for _, row in tested for name, value in row["metrics"].items() if value is not None)
     document = {
@@ -140,9 +145,9 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         "against": request.against,
         "metric": next(measured, None),
         "jobs": {"all": len(jobs), "finished": len(rows)},
-        "arms": arms,
+        "variants": variants,
         "failures": [
-            {"arms": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
+            {"variants": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
             for name, job in jobs.items()
             if name in failures
         ],
@@ -163,19 +168,21 @@ def is_sweep(folder: Path) -> bool:
 
 
 def list_runs(folder: Path, stage: StageName | None) -> list[tuple[str, Path]]:
-    """List the runs of a sweep that have logged a step, by the names of their arms.
+    """List the runs of a sweep that have logged a step, by the names of their variants.
 
     Args:
         stage: the stage of the runs; None: the last one that trains.
     """
     runs = []
     with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
-        for arm in read_results(folder)["arms"]:
-            for row in arm["seeds"]:
+        for variant in read_results(folder)["variants"]:
+            for row in variant["seeds"]:
                 trained = (name for name in row["jobs"] if name.startswith(stage or STAGES))
                 last = [folder / name for name in trained][-1:]
                 runs += [
-                    (arm["arm"], run) for run in last if run.is_dir() and summarize(run).step is not None
+                    (variant["variant"], run)
+                    for run in last
+                    if run.is_dir() and summarize(run).step is not None
                 ]
     if not runs:
         raise RecipeError(f"{folder}: no run of {stage or 'a stage that trains'} has a step yet")

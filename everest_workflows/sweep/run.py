@@ -1,6 +1,6 @@
 """Runs a plan: one process for each job that has not finished, as many at once as requested.
 
-Each process has its share of the devices and cores, and a log in which its error is found.
+Each process has its fraction of the devices and cores, and a log in which its error is found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everest.config.stage_settings import STAGES
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.metrics.names import value_text
-from everest.system.events import Report, notice
+from everest.system.events import Emit, notice
 from everest.system.files import check_new_folder, write_errors, write_text
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
@@ -30,7 +30,7 @@ from everest.system.run_folder import TOKENIZER_FOLDER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json
 from everest_workflows.sweep.results import RESULTS_FILE, JobNumbers, collect, make_metric_title, read_job
-from everest_workflows.sweep.sweep_plan import Job, SweepPlan
+from everest_workflows.sweep.sweep_jobs import Job, SweepJobs
 
 PLAN_FILE: Final = "sweep.yaml"
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
@@ -78,10 +78,10 @@ class _Running(NamedTuple):
 class _Sweep:
     """The state of a call."""
 
-    plan: SweepPlan
+    plan: SweepJobs
     folder: Path
     launcher: JobLauncher
-    report: Report
+    emit: Emit
     rows: dict[str, JobNumbers]  # of finished jobs, by their names
     waiting: list[Job]
     running: dict[int, _Running] = field(default_factory=dict)  # by slot, from 0
@@ -129,7 +129,7 @@ class _Sweep:
         is_trained = any(is_running(path) for path in (run, run / TOKENIZER_FOLDER) if path.is_dir())
         if is_trained and job.name not in self.trained_elsewhere:
             self.trained_elsewhere.add(job.name)
-            self.report(notice(f"{run}: another process is training this run; waiting for it"))
+            self.emit(notice(f"{run}: another process is training this run; waiting for it"))
         return not is_trained
 
     def _start(self, job: Job, slot: int, signals: SignalForwarder) -> _Running:
@@ -181,14 +181,14 @@ class _Sweep:
         first, *others = self.plan.users(job)
         more = f" (and {len(others)} more)" if others else ""
         done = f"[{len(self.rows) + len(self.failures)}/{len(self.plan.jobs())}]"
-        self.report(notice(f"{done} {first}{more}, seed {job.seed}: {job.stage}, {text}"))
+        self.emit(notice(f"{done} {first}{more}, seed {job.seed}: {job.stage}, {text}"))
         self.write()
 
 
-def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Report) -> dict[str, Any]:
+def run_sweep(plan: SweepJobs, folder: Path, launcher: JobLauncher, emit: Emit) -> dict[str, Any]:
     """Run the jobs of a plan that have not finished; returns the document of `results.json`.
 
-    The folder keeps all finished jobs, also of arms that a later plan lacks.
+    The folder keeps all finished jobs, also of variants that a later plan lacks.
     """
     check_folder(folder)
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
@@ -199,11 +199,11 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         waiting = [job for name, job in jobs.items() if name not in rows]
         for job in waiting:
             write_text(job.file(folder, "yaml"), dump_recipe(_choose_recipe(job, folder)))
-        sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, report=report, rows=rows, waiting=waiting)
+        sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, emit=emit, rows=rows, waiting=waiting)
         sweep.write()
         if waiting:
             logs = folder / "*" / "*.log"
-            report(notice(f"{len(rows)} of {len(jobs)} jobs have finished; messages of the others: {logs}"))
+            emit(notice(f"{len(rows)} of {len(jobs)} jobs have finished; messages of the others: {logs}"))
         sweep.run()
         return sweep.write()
 

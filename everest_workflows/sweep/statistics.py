@@ -1,4 +1,4 @@
-"""The statistics of a sweep: means over seeds, and differences of two arms at the same seeds.
+"""The statistics of a sweep: means over seeds, and differences of two variants at the same seeds.
 
 An interval over seeds is Student's t interval. It covers the differences between training runs (weights,
 order, masks), not which videos are in the test list. An interval over videos and seeds also covers these:
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import stats
 
-from everest.metrics.intervals import BOOTSTRAP_SEED, NUM_RESAMPLES, TAIL_SHARE, limit_interval
+from everest.metrics.intervals import BOOTSTRAP_SEED, NUM_RESAMPLES, TAIL_FRACTION, limit_interval
 
 RELATIVE_ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # The metrics that are means over videos, with their column in the file of `everest eval --predictions`, and
@@ -53,13 +53,13 @@ def find_spread(
     std = float(array.std(ddof=1))
     if std <= RELATIVE_ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
         return Spread(mean, std, None)
-    reach = float(stats.t.ppf(1 - TAIL_SHARE, len(array) - 1)) * std / len(array) ** 0.5
+    reach = float(stats.t.ppf(1 - TAIL_FRACTION, len(array) - 1)) * std / len(array) ** 0.5
     ends = limit_interval(metric, (mean - reach, mean + reach), is_difference=is_difference)
     return Spread(mean, std, ends)
 
 
 class PairedDifference(NamedTuple):
-    """The differences of two arms on the same seeds; see `Spread`. The names are those of --json."""
+    """The differences of two variants on the same seeds; see `Spread`. The names are those of --json."""
 
     seeds: list[int]
     values: list[float]
@@ -72,12 +72,12 @@ class PairedDifference(NamedTuple):
 def compare_pairs(
     values: dict[int, float], reference: dict[int, float], *, metric: str = ""
 ) -> PairedDifference | None:
-    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
+    """Compare two variants by their values at the seeds that both have; None if there is no such seed."""
     seeds = [seed for seed in values if seed in reference]
     if not seeds:
         return None
     differences = [values[seed] - reference[seed] for seed in seeds]
-    largest = max(abs(value) for arm in (values, reference) for value in arm.values())
+    largest = max(abs(value) for variant in (values, reference) for value in variant.values())
     mean, std, interval = find_spread(differences, scale=largest, metric=metric, is_difference=True)
     p = None
     if std is not None and interval is not None:
@@ -102,7 +102,7 @@ def bootstrap_difference(
     """The 95 % interval of the mean difference over videos and seeds; None without videos.
 
     Args:
-        pairs: the outcomes of both arms at each seed, by video; see `read_outcomes`.
+        pairs: the outcomes of both variants at each seed, by video; see `read_outcomes`.
     """
     videos = (
         sorted(set.intersection(*(set(outcomes) for pair in pairs for outcomes in pair))) if pairs else []
@@ -117,5 +117,5 @@ def bootstrap_difference(
         rng.multinomial(size, [1 / size] * size, NUM_RESAMPLES) for size in gains.shape
     )
     means = ((seed_counts @ gains) * video_counts).sum(axis=1) / gains.size  # (R,)
-    low, high = np.quantile(means, [TAIL_SHARE, 1 - TAIL_SHARE])
+    low, high = np.quantile(means, [TAIL_FRACTION, 1 - TAIL_FRACTION])
     return limit_interval(metric, (float(low), float(high)), is_difference=True)

@@ -20,32 +20,32 @@ LATEX: Final = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
 
 
 def make_report_table(*documents: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the titles of the columns, then the row of each arm, for one metric or several."""
-    titles = ["arm", "seeds"]
+    """Yield the titles of the columns, then the row of each variant, for one metric or several."""
+    titles = ["variant", "seeds"]
     for document in documents:
         titles += [f"{document['title']}, mean", "95 % CI", f"Δ vs. {document['against']}"]
         titles += ["95 % CI (paired)", "95 % CI (videos and seeds)", "p"]
     yield (*titles, "training GMACs", "peak memory", "training time")
-    for arms in zip(*(document["arms"] for document in documents), strict=True):
-        cells = [arms[0]["arm"], str(max(len(arm["seeds"]) for arm in arms))]
-        for document, arm in zip(documents, arms, strict=True):
-            cells += _format_metric(document, arm)
-        memory, hours = arms[0]["memory_bytes"], arms[0]["hours"]
+    for variants in zip(*(document["variants"] for document in documents), strict=True):
+        cells = [variants[0]["variant"], str(max(len(variant["seeds"]) for variant in variants))]
+        for document, variant in zip(documents, variants, strict=True):
+            cells += _format_metric(document, variant)
+        memory, hours = variants[0]["memory_bytes"], variants[0]["hours"]
         yield (
             *cells,
-            _format_cell([arms[0]["gmacs"]], ".4g"),
+            _format_cell([variants[0]["gmacs"]], ".4g"),
             "" if memory is None else f"{memory / 2**30:.1f} GiB",
             "" if hours is None else time_text(3600 * hours),
         )
 
 
-def _format_metric(document: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
-    """The cells of an arm for a metric."""
+def _format_metric(document: Mapping[str, Any], variant: Mapping[str, Any]) -> list[str]:
+    """The cells of a variant for a metric."""
     digits = ".1f" if document["percent"] else ".4g"
-    difference = arm["difference"] or {}
+    difference = variant["difference"] or {}
     return [
-        value_text(document["metric"], arm["mean"]) if arm["seeds"] else "",
-        _format_cell(arm["interval"], digits),
+        value_text(document["metric"], variant["mean"]) if variant["seeds"] else "",
+        _format_cell(variant["interval"], digits),
         _format_cell([difference.get("mean")], f"+{digits}"),
         _format_cell(difference.get("interval"), f"+{digits}"),
         _format_cell(difference.get("video_interval"), f"+{digits}"),

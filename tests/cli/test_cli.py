@@ -209,7 +209,7 @@ event = {"event": "step", "steps": 200, "epochs": 40, "epoch": 0, "loss": 1.1, "
 event |= {"clips_per_second": 14.1, "data_wait": 0.03, "memory_bytes": 2**30}
 with Display() as display:
     for step in (1, 2, 3):
-        display.report(event | {"step": step})
+        display.emit(event | {"step": step})
 """
 
 

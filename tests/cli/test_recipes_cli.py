@@ -39,15 +39,15 @@ def test_show_prints_the_file_or_all_settings_and_checks_overrides_as_training_d
     assert "did you mean 'frames'" in wrong("show", "ucf101", "--set", "data.frame=16", code=2)
 
 
-def test_show_checks_the_arms_of_a_sweep_file(tmp_path):
+def test_show_checks_the_variants_of_a_sweep_file(tmp_path):
     path = tmp_path / "sweep.yaml"
-    text = "recipe: ucf101\narms: {few: {pretrain.epochs: 9}, tube: {}}\n"
+    text = "recipe: ucf101\nvariants: {few: {pretrain.epochs: 9}, tube: {}}\n"
     path.write_text(text)
     assert recipes("show", path).stdout == text
-    arms = read_yaml(recipes("show", path, "--resolved").stdout, "arms")
-    epochs = {name: arm["pretrain"]["epochs"] for name, arm in arms.items()}
+    variants = read_yaml(recipes("show", path, "--resolved").stdout, "variants")
+    epochs = {name: variant["pretrain"]["epochs"] for name, variant in variants.items()}
     assert epochs == {"few": 9, "tube": load_recipe("ucf101").pretrain.epochs}
-    path.write_text("recipe: ucf101\narms: {few: {pretrain.epoch: 9}, many: {data.sise: 8}}\n")
+    path.write_text("recipe: ucf101\nvariants: {few: {pretrain.epoch: 9}, many: {data.sise: 8}}\n")
     problems = wrong("show", path, code=2).splitlines()
     assert problems[0].startswith(f"error: {path}: few: pretrain.epoch: unknown key; did you mean")
     assert problems[1].startswith(f"{path}: many: data.sise: unknown key; did you mean")

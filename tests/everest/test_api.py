@@ -11,7 +11,7 @@ from everest.errors import RecipeError
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
 
-WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
+WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 time indices of 5 x 10 positions
 
 
 def test_every_name_is_there():
@@ -44,7 +44,7 @@ def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):
     model = everest.create_model("vit_tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8))
     out = model(x)
     assert out.selection.visible.shape == (1, 6)
-    chosen = everest.TokenSelection(visible=out.selection.visible, target=out.selection.target)
+    chosen = everest.TokenSelection(visible=out.selection.visible, predicted=out.selection.predicted)
     assert torch.equal(model(x, selection=chosen).loss, out.loss)
 
 
@@ -57,7 +57,7 @@ def test_normalise_takes_a_tensor_of_bytes():
 
 @pytest.mark.parametrize("strategy", ["random", "tube", "redundancy_robust", "all"])
 @pytest.mark.parametrize(("keep", "visible"), [(0.1, 10), (0.7, 70), (1, 100)])
-def test_keep_is_the_share_that_is_visible(strategy, keep, visible):
+def test_keep_is_the_fraction_that_is_visible(strategy, keep, visible):
     chosen = everest.select_tokens(WIDE, strategy=strategy, keep=keep, tubelet=(2, 8, 8))
     assert chosen.visible.size(1) == visible
 
@@ -72,7 +72,7 @@ def test_keep_is_the_share_that_is_visible(strategy, keep, visible):
 )
 def test_a_strategy_chooses_by_its_settings(options, counts):
     chosen = everest.select_tokens(WIDE, tubelet=(2, 8, 8), **options)
-    assert (chosen.visible.size(1), chosen.target.size(1)) == counts
+    assert (chosen.visible.size(1), chosen.predicted.size(1)) == counts
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_wrong_settings_of_a_strategy_are_named(settings, message):
 
 
 @pytest.mark.parametrize("strategy", ["random", "tube", "redundancy-robust", "all"])
-def test_keep_must_be_a_share_that_leaves_a_token(strategy):
+def test_keep_must_be_a_fraction_that_leaves_a_token(strategy):
     for keep in (0, -0.5, 1.01):
         with pytest.raises(ValueError, match="more than 0 and at most 1"):
             everest.select_tokens(WIDE, strategy=strategy, keep=keep, tubelet=(2, 8, 8))
@@ -132,7 +132,7 @@ def test_a_strategy_measures_by_its_own_settings():
     chosen = everest.select_tokens(x, keep=0.25, distance="l1", first_slice="zero", tubelet=(2, 8, 8))
     patches = patchify(x, (2, 8, 8)).flatten(2)
     change = (patches[:, 16:] - patches[:, :-16]).abs().sum(-1)  # (1, N - 16)
-    best = change.topk(12).indices.sort().values + 16  # of 48; nothing of the first slice
+    best = change.topk(12).indices.sort().values + 16  # of 48; nothing of the first time index
     assert torch.equal(chosen.visible, best)
 
 
@@ -179,7 +179,7 @@ def test_labels_are_refused_for_a_model_without_a_head(kind, options):
 
 def given(ids: list[list[int]]) -> everest.TokenSelection:
     visible = torch.tensor(ids)
-    return everest.TokenSelection(visible=visible, target=visible[:, :0])
+    return everest.TokenSelection(visible=visible, predicted=visible[:, :0])
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "class-attention", "mean-change"])
@@ -192,13 +192,13 @@ def test_a_classifier_takes_given_tokens(pooling):
         torch.nn.init.normal_(model.head.weight)
         assert torch.equal(model(x, selection=given([list(range(32))] * 2)), model(x, keep=1.0))
         kept = model.kept_tokens(x, 0.25)  # (2, 8)
-        chosen = everest.TokenSelection(visible=kept, target=kept[:, :0])
+        chosen = everest.TokenSelection(visible=kept, predicted=kept[:, :0])
         assert torch.equal(model(x, selection=chosen), model(x, keep=0.25))
         few = given([[0, 5, 31], [1, 2, 3]])
         pooled = model.pooled(model.encoder(x, few.visible), few.visible)
         assert torch.equal(model(x, selection=few), model.head(pooled))
         # what the decoder would predict has no effect
-        with_target = everest.TokenSelection(visible=few.visible, target=few.visible + 0)
+        with_target = everest.TokenSelection(visible=few.visible, predicted=few.visible + 0)
         assert torch.equal(model(x, selection=with_target), model(x, selection=few))
 
 

@@ -150,7 +150,7 @@ def calls_without_training(clip_files: Path, folder: Path) -> Calls:
         "extract": lambda: everest.extract(classifier, listed),
         "evaluate": lambda: everest.evaluate(classifier, **test, workers=0, page=folder / "page"),
         "predict, interrupted": lambda: expect_interrupt(
-            lambda: everest.predict(classifier, listed, report=interrupt)
+            lambda: everest.predict(classifier, listed, emit=interrupt)
         ),
     }
 
@@ -171,7 +171,7 @@ def calls_with_training(clip_files: Path, folder: Path) -> Calls:
         "finetune": lambda: everest.finetune(recipe, output=folder / "finetune", **scratch),
         "train": lambda: everest.train(mine, output=folder / "project", overrides=FEW),
         "pretrain, interrupted": lambda: expect_interrupt(
-            lambda: everest.pretrain(recipe, output=folder / "other", report=interrupt, **scratch)
+            lambda: everest.pretrain(recipe, output=folder / "other", emit=interrupt, **scratch)
         ),
     }
 

@@ -69,10 +69,10 @@ def continued_run(tmp_path_factory: pytest.TempPathFactory, recipe: Path, autoen
 
 def sweep_results(folder: Path, request: pytest.FixtureRequest) -> Made:
     seeds = [{"seed": 0, "finished": True, "gmacs": 1.0, "hours": 0.5, "metrics": {"top1": 50.0}, "jobs": []}]
-    arm = {"overrides": {}, "stages": ["eval"], "seeds": seeds}
-    arms = [{"arm": name, **arm} for name in "ab"]
+    variant = {"overrides": {}, "stages": ["eval"], "seeds": seeds}
+    variants = [{"variant": name, **variant} for name in "ab"]
     sweep = {"recipe": "r", "summary": "", "stages": ["eval"], "seeds": [0], "against": "a", "metric": "top1"}
-    document = {**sweep, "jobs": {"all": 2, "finished": 2}, "arms": arms, "failures": []}
+    document = {**sweep, "jobs": {"all": 2, "finished": 2}, "variants": variants, "failures": []}
     (folder / "results.json").write_text(json.dumps(document))
     return Made(folder / "results.json", ["sweep", "report", folder])
 

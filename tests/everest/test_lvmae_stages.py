@@ -115,7 +115,7 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
     assert state_hash(one.state_dict()) == state_hash(other.state_dict())
 
 
-def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
+def test_dry_runs_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
     run("pretrain --dry-run", clip_files, "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     without = ["--set=pretrain.selection.score=frame-difference", "--set=pretrain.target.kind=pixels"]

@@ -1,4 +1,4 @@
-"""Our numbers against those that the released programs of EVEREST and VideoMAE computed (float32, CPU).
+"""Our numbers against those that the official code of EVEREST and VideoMAE computed (float32, CPU).
 
 Activations and gradients agree to 1e-5, chosen tokens exactly. One recorded choice depends on how an unstable
 sort broke a tie; there the official order is injected.
@@ -28,7 +28,7 @@ from everest.converters.convert import convert
 from everest.converters.foreign_checkpoint import ForeignCheckpoint
 from everest.converters.recognition import Hints
 from everest.engine.network import make_optimizer, parameter_groups
-from everest.engine.stage_plan import cosine_lr
+from everest.engine.schedule import cosine_lr
 from everest.engine.step import set_lr
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import embedding_change
@@ -95,9 +95,9 @@ class Recorded:
 
     def noise(self, case: str) -> Tensor:
         """The recorded draw, by token: it was recorded by rank in the sorted order."""
-        drawn = self.tensors[f"{case}.noise"]  # (B, kept)
-        ranked = self.tensors[f"{case}.ids_sorted"].long()[:, : drawn.size(1)]
-        return torch.zeros(len(drawn), self.grid.num_tokens).scatter_(1, ranked, drawn)
+        sampled = self.tensors[f"{case}.noise"]  # (B, kept)
+        ranked = self.tensors[f"{case}.ids_sorted"].long()[:, : sampled.size(1)]
+        return torch.zeros(len(sampled), self.grid.num_tokens).scatter_(1, ranked, sampled)
 
     def selection(self, case: str) -> TokenSelection:
         return TokenSelection(
@@ -151,7 +151,7 @@ PRETRAIN_CASES = [
 
 
 @pytest.mark.parametrize(("file", "case"), PRETRAIN_CASES)
-def test_everest_pretraining_equals_the_released_program(golden: Callable[[str], Path], file: str, case: str):
+def test_everest_pretraining_equals_the_official_code(golden: Callable[[str], Path], file: str, case: str):
     recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
     if f"{case}.loss" not in recorded.tensors:  # the repository keeps one case of this file
         recorded = Recorded.read(shared_folder() / "golden", file)
@@ -171,10 +171,10 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
         assert_close(*pair, "importance of the kept")
         selection = official
     assert torch.equal(selection.visible, official.visible)
-    assert torch.equal(selection.target, official.target)
+    assert torch.equal(selection.predicted, official.predicted)
 
     out = model(recorded.clip, selection=selection)
-    for what, ours in (("pred", out.prediction), ("target", out.target)):
+    for what, ours in (("pred", out.prediction), ("target", out.target_values)):
         if f"{case}.{what}" in recorded.tensors:
             assert_close(ours.detach(), recorded.tensors[f"{case}.{what}"], what)
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
@@ -207,12 +207,12 @@ def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path
 
 def kept_importance(importance: Tensor, selection: TokenSelection) -> Tensor:
     """(B, kept) importance of the kept tokens, sorted: equal for either token of a tie."""
-    kept = torch.cat([selection.visible, selection.target], dim=1)
+    kept = torch.cat([selection.visible, selection.predicted], dim=1)
     return importance.gather(1, kept).sort(dim=1).values
 
 
 @pytest.mark.parametrize("case", ["tube75", "tube90"])
-def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str], Path], case: str):
+def test_videomae_pretraining_equals_the_official_code(golden: Callable[[str], Path], case: str):
     recorded = Recorded.read(golden("videomae_pretrain_s0.safetensors").parent, "videomae_pretrain_s0")
     facts = recorded.facts["cases"][case]
     masked = recorded.tensors[f"{case}.mask"].bool()  # (B, N)
@@ -220,11 +220,11 @@ def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str]
     noise = masked.float() + torch.linspace(0, 0.5, masked.size(1))
     model = recorded.autoencoder(Tube(mask_ratio=facts["mask_ratio"]))
     out = model(recorded.clip, noise=noise)
-    assert torch.equal(out.selection.target, torch.stack([row.nonzero()[:, 0] for row in masked]))
+    assert torch.equal(out.selection.predicted, torch.stack([row.nonzero()[:, 0] for row in masked]))
     assert_close(out.prediction.detach(), recorded.tensors[f"{case}.pred"], "pred")
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)
     if case == "tube75":
-        assert_close(out.target, recorded.tensors[f"{case}.target"], "target")
+        assert_close(out.target_values, recorded.tensors[f"{case}.target"], "target")
         out.loss.backward()
         assert_step_equal(model, recorded, case, "pretrain", adamw(model))
 
@@ -234,7 +234,7 @@ def test_videomae_pretraining_equals_the_released_program(golden: Callable[[str]
     [("everest_finetune_s0", c) for c in ("keep60", "keep80", "full", "keep60_cls")]
     + [("videomae_finetune_s0", "full")],
 )
-def test_classification_equals_the_released_programs(golden: Callable[[str], Path], file: str, case: str):
+def test_classification_equals_the_official_code(golden: Callable[[str], Path], file: str, case: str):
     recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
     facts = recorded.facts["cases"][case]
     model = recorded.classifier(case).eval()
@@ -265,7 +265,7 @@ STEPS = [*(("everest", case) for case in ("train_step", "train_droppath")), ("vi
 
 
 @pytest.mark.parametrize(("program", "case"), STEPS)
-def test_finetuning_step_equals_the_released_programs(golden, program: str, case: str):
+def test_finetuning_step_equals_the_official_code(golden, program: str, case: str):
     file = f"{program}_finetune_s0"
     recorded = Recorded.read(golden(f"{file}.safetensors").parent, file)
     model = recorded.classifier(case, drop_path=0.3 if case == "train_droppath" else 0.0).train()
@@ -309,7 +309,10 @@ def test_every_token_count_equals_the_released_rule(golden: Callable[[str], Path
         grid = TokenGrid(t=t, h=h, w=w)
         noise = torch.rand(1, grid.num_tokens)
         chosen = Tube(mask_ratio=row["mask_ratio"])(grid, importance=None, noise=noise)
-        assert (chosen.visible.size(1), chosen.target.size(1)) == (row["visible_total"], row["masked_total"])
+        assert (chosen.visible.size(1), chosen.predicted.size(1)) == (
+            row["visible_total"],
+            row["masked_total"],
+        )
 
 
 def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Path]):
@@ -334,13 +337,13 @@ def test_st_mae_hides_the_same_tokens(st_mae: Recorded):
     chosen = RandomSpaceTime(visible_ratio=0.1)(grid, importance=None, noise=noise)
     hidden = torch.ones(1, grid.num_tokens).scatter(1, chosen.visible, 0)
     assert torch.equal(hidden, st_mae.tensors["mask"])
-    assert torch.equal(chosen.target, st_mae.tensors["mask"].nonzero()[:, 1][None])
+    assert torch.equal(chosen.predicted, st_mae.tensors["mask"].nonzero()[:, 1][None])
 
 
 def test_st_mae_targets_give_the_same_loss(st_mae: Recorded):
     clip, mask = st_mae.tensors["input.clip"], st_mae.tensors["mask"]
     targets = PixelTargets(normalize="token", frames="half").make(TUBELET, IMAGENET)
-    # The official program normalizes the target without undoing the clip's own normalization.
+    # The official code normalizes the target without undoing the clip's own normalization.
     ids = mask.nonzero()[:, 1][None]  # (1, hidden)
     values = targets.values(normalize_floats(clip), ids)
     prediction = st_mae.tensors["pred"].gather(1, ids.unsqueeze(-1).expand(-1, -1, targets.width))

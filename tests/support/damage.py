@@ -4,10 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def with_hole(video: Path, share: float, file: Path, *, size: int = 60) -> Path:
-    """A copy of a video without `size` bytes from a share of it on."""
+def with_hole(video: Path, fraction: float, file: Path, *, size: int = 60) -> Path:
+    """A copy of a video without `size` bytes from a fraction of it on."""
     content = bytearray(video.read_bytes())
-    begin = int(share * len(content))
+    begin = int(fraction * len(content))
     content[begin : begin + size] = b"\xff" * size
     file.write_bytes(content)
     return file

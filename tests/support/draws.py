@@ -1,4 +1,4 @@
-"""The random numbers of the released programs: Python's and numpy's old generators under the new names."""
+"""The random numbers of the official code: Python's and numpy's old generators under the new names."""
 
 import random
 

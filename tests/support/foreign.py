@@ -41,7 +41,7 @@ def shapes(name: str, *, depth: int | None = None) -> dict[str, tuple[int, ...]]
 
 
 def our_name(official: str, kind: str) -> str:
-    """Our name for a parameter of the released programs of EVEREST and VideoMAE."""
+    """Our name for a parameter of the official code of EVEREST and VideoMAE."""
     beside = "encoder.norm.weight" if kind == "pretrain" else "head.weight"  # shows the kind
     sources = FAMILIES["videomae"].translate([official, beside]).sources
     return next(ours for ours, names in sources.items() if official in names)
@@ -97,7 +97,7 @@ def _narrow(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def saved(path: Path, state: dict[str, Tensor], **args: Any) -> Path:
-    """As the released programs save: weights, optimizer with numpy numbers, the command line."""
+    """As the official code save: weights, optimizer with numpy numbers, the command line."""
     beside = {
         "optimizer": {"param_groups": [{"lr": np.float64(1e-3), "betas": (0.9, 0.95)}]},
         "epoch": 799,

@@ -45,7 +45,7 @@ def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerTraining:
         accelerator=accelerator,
         run_folder=RunFolder(folder),
         resumed=False,
-        report=ignore_event,
+        emit=ignore_event,
         options=RunOptions(stage="train-tokenizer", recipe_file=str(recipe)),
     )
     return set_up_tokenizer_training(settings, context)

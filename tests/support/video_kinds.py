@@ -202,11 +202,11 @@ def _patched(path: Path, box: bytes, at: int, content: bytes) -> None:
 MATRICES: dict[str, tuple[tuple[int, int, int, int], Callable[[NDArray[np.uint8]], NDArray[np.uint8]]]] = {
     "mirrored": ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
     "flipped": ((1, 0, 0, -1), lambda x: x[::-1]),
-    "turned by 180": ((-1, 0, 0, -1), lambda x: x[::-1, ::-1]),
-    "turned by 90": ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),
-    "turned by 270": ((0, -1, 1, 0), lambda x: np.rot90(x)),
+    "rotated by 180": ((-1, 0, 0, -1), lambda x: x[::-1, ::-1]),
+    "rotated by 90": ((0, 1, -1, 0), lambda x: np.rot90(x, -1)),
+    "rotated by 270": ((0, -1, 1, 0), lambda x: np.rot90(x)),
     "transposed": ((0, 1, 1, 0), lambda x: x.transpose(1, 0, 2)),
-    "transposed and turned by 180": ((0, -1, -1, 0), lambda x: x.transpose(1, 0, 2)[::-1, ::-1]),
+    "transposed and rotated by 180": ((0, -1, -1, 0), lambda x: x.transpose(1, 0, 2)[::-1, ::-1]),
 }
 TIMED = {"mp4", "mp4-fragments", "mov", "mkv", "webm", "ts", "asf", "flv"}  # any times
 UNTIMED = {"avi", "asf"}  # with B-frames: store times of decoding, and PyAV changes the first and the last
@@ -242,10 +242,10 @@ def _accidents(container: str, codec: str) -> Iterator[str]:
     if container in ("mp4", "mov"):
         yield "edit list"
         yield from (f"matrix {name}" for name in MATRICES)
-    yield from (f"cut at {share}" for share in CUTS)
+    yield from (f"cut at {fraction}" for fraction in CUTS)
     if container == "ts":
         yield "cut between packets"
-        yield from (f"lost packet at {share}" for share in LOST)
+        yield from (f"lost packet at {fraction}" for fraction in LOST)
         yield "lost start of a frame"
     if container in ("ts", "mpg", "vob", "h264", "m2v"):
         yield "joined"
@@ -298,8 +298,8 @@ def write_case(case: Case, path: Path) -> Written:
         return Written(path=path, seconds=even, transform=transform)
     data = path.read_bytes()
     if accident.startswith("cut"):
-        share = 0.6 if "between" in accident else float(accident.split()[-1])
-        end = int(share * len(data))
+        fraction = 0.6 if "between" in accident else float(accident.split()[-1])
+        end = int(fraction * len(data))
         if case.container == "ts":
             end -= end % 188 - (0 if "between" in accident else 90)
         path.write_bytes(data[:end])
@@ -312,8 +312,8 @@ def write_case(case: Case, path: Path) -> Written:
             shows_lack=shows or (case.container == "ts" and end % 188 > 0),
         )
     if accident.startswith("lost"):
-        share = 0.5 if "start" in accident else float(accident.split()[-1])
-        at = _video_packet(data, share, is_start="start" in accident)
+        fraction = 0.5 if "start" in accident else float(accident.split()[-1])
+        at = _video_packet(data, fraction, is_start="start" in accident)
         path.write_bytes(data[: 188 * at] + data[188 * (at + 1) :])
         return Written(path=path, seconds=even, may_lack=True)
     if accident == "joined":
@@ -329,10 +329,10 @@ def written(folder: Path, container: str, codec: str, accident: str) -> Path:
     return write_case(case, folder / f"video.{container}").path
 
 
-def _video_packet(data: bytes, share: float, *, is_start: bool) -> int:
-    """The number of a packet with video after a share of a transport stream; ValueError if there is none."""
+def _video_packet(data: bytes, fraction: float, *, is_start: bool) -> int:
+    """The number of a video packet after a fraction of a transport stream; ValueError if there is none."""
     count = len(data) // 188
-    for at in range(int(share * count), count):
+    for at in range(int(fraction * count), count):
         begin, rest = data[188 * at + 1 : 188 * at + 3]
         if (begin & 31) << 8 | rest == 0x100 and bool(begin & 0x40) == is_start:
             return at
@@ -374,9 +374,9 @@ def write_with_sound(path: Path, encoder: str) -> Path:
     return path
 
 
-def flv_part(content: bytes, share: float) -> int:
-    """Where the last part of an FLV file begins that is not complete after a share of its bytes."""
+def flv_part(content: bytes, fraction: float) -> int:
+    """Where the last part of an FLV file begins that is not complete after a fraction of its bytes."""
     at = 13
-    while (after := at + 15 + int.from_bytes(content[at + 1 : at + 4])) < share * len(content):
+    while (after := at + 15 + int.from_bytes(content[at + 1 : at + 4])) < fraction * len(content):
         at = after
     return at

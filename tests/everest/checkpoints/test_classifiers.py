@@ -87,7 +87,7 @@ def loaded(recipe: Path) -> Recipe:
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request: pytest.FixtureRequest, loaded: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose delivered model is of a kind."""
+    """A project whose selected model is of a kind."""
     torch.manual_seed(0)
     project = tmp_path_factory.mktemp(request.param) / "project"
     (project / "model").mkdir(parents=True)
@@ -115,8 +115,8 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
     saved = tmp_path / "timeline.safetensors"
     run("timeline -q", video, "-c", folder, "--save", saved)
     assert np.allclose(np.diff(Timelines.load(saved).videos[0].starts), 0.125)
-    drawn = run("budget --draw 2 --window 0.5", "--timeline", saved, "--output", tmp_path / "windows.csv")
-    assert "windows.csv" in drawn
+    sampled = run("budget --draw 2 --window 0.5", "--timeline", saved, "--output", tmp_path / "windows.csv")
+    assert "windows.csv" in sampled
     evaluation = json_of("eval -q", "-c", folder, "--predictions", tmp_path / "predictions.csv")
     assert evaluation["videos"] == 4
     assert everest.evaluate(model)["top1"] == evaluation["top1"]
@@ -215,14 +215,14 @@ def test_histograms_say_where_an_edge_moves_and_not_its_color(steps: int):
     places = 6 + steps * torch.arange(4.0)
     frames = 100 + 100 * torch.sigmoid(along - places[:, None])  # (T, W)
     clips = frames[:, None].expand(1, 3, 4, 32, 32).round().byte()
-    shares = motion_histograms(torch.cat([clips, clips.flip(2), 200 - clips])).square()  # (B, F)
-    edges, moves, _ = shares.split(NUM_HISTOGRAM_FEATURES // 3, dim=1)
+    fractions = motion_histograms(torch.cat([clips, clips.flip(2), 200 - clips])).square()  # (B, F)
+    edges, moves, _ = fractions.split(NUM_HISTOGRAM_FEATURES // 3, dim=1)
     whole = [part[:, -BINS:].argmax(dim=1).tolist() for part in (edges, moves)]  # of the grid of one cell
     assert whole == [[0, 0, 0], [0, BINS // 2, 0]]
-    torch.testing.assert_close(shares[0], shares[2], atol=0.02, rtol=0)
+    torch.testing.assert_close(fractions[0], fractions[2], atol=0.02, rtol=0)
     cells = moves[0, : BINS * 16].unflatten(0, (BINS, 4, 4)).sum(dim=(0, 1))  # of each column
     assert cells[:2].sum() > 0.95 * cells.sum()
-    torch.testing.assert_close(shares.sum(dim=1), torch.full((3,), 9.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(fractions.sum(dim=1), torch.full((3,), 9.0), atol=1e-3, rtol=0)
     still = motion_histograms(clips[:, :, :1])
     assert still.count_nonzero(dim=1) == still[:, : NUM_HISTOGRAM_FEATURES // 3].count_nonzero(dim=1) > 0
 

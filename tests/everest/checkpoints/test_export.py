@@ -106,7 +106,7 @@ def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path:
     model, ids = everest.load_model(checkpoint), torch.arange(64).expand(3, -1)
     assert equal(open_model(tmp_path / "hf").weights.tensors, model.state_dict())
     chosen = everest.TokenSelection(
-        visible=ids[:, ::4], target=torch.cat([ids[:, k::4] for k in (1, 2, 3)], 1).sort()[0]
+        visible=ids[:, ::4], predicted=torch.cat([ids[:, k::4] for k in (1, 2, 3)], 1).sort()[0]
     )
     masked = torch.ones(3, 64, dtype=torch.bool).scatter(1, chosen.visible, False)
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
     assert not (tmp_path / "hf").exists()
 
 
-ONNX = {  # a model and the share that it keeps; of still clips more than the share left out is frozen
+ONNX = {  # a model and the fraction that it keeps; of still clips more than the fraction left out is frozen
     "mean": (CLASSIFIER, None),
     "0.25": (CLASSIFIER, 0.25),
     "1.0": (CLASSIFIER, 1.0),
@@ -183,8 +183,8 @@ def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path
     if name.startswith("still"):
         clips[..., :40, :] = clips[:, :, :2, :40].repeat(1, 1, 4, 1, 1)
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", *share)
+    fraction = [] if keep is None else ["--keep", keep]
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", *fraction)
     session = onnx_session(tmp_path / "m.onnx")
     model = everest.load_model(checkpoint)
     with torch.no_grad():

@@ -93,7 +93,7 @@ def test_files_have_the_oldest_format_that_gives_the_same_numbers(onnx_file: Pat
 
 
 def test_int8_is_compared_on_new_clips_and_shows_progress(classifier_run, clip_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantization, "MOST_CALIBRATION", 2)
+    monkeypatch.setattr(quantization, "MAX_CALIBRATION", 2)
     options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     shown = called("export", classifier_run, *options, "-o", tmp_path / "int8.onnx").stderr
     missing = [*options[:-1], tmp_path / "nope.csv", "-o", tmp_path / "x.onnx"]
@@ -287,8 +287,16 @@ def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, c
     assert all(list(line["classes"].keys() ^ expected.keys()) == [] for line in lines)
     assert all(0.99 < sum(line["classes"].values()) < 1.01 and line["network_ms"] > 0 for line in lines)
     shown = classified(onnx_file, video, 0.5)
-    name, share = next(iter(lines[0]["classes"].items()))
-    assert shown.stdout.splitlines()[0].split() == ["0.0", "to", "0.5", "s", name, f"{100 * share:.1f}", "%"]
+    name, fraction = next(iter(lines[0]["classes"].items()))
+    assert shown.stdout.splitlines()[0].split() == [
+        "0.0",
+        "to",
+        "0.5",
+        "s",
+        name,
+        f"{100 * fraction:.1f}",
+        "%",
+    ]
     assert re.search(
         "^windows: 4; median CPU time: .* ms to decode and resize, .* ms in the network$", shown.stderr
     )

@@ -243,8 +243,8 @@ def test_learning_rates_of_encoder_and_decoder(first: Path, recipe: Path):
     assert scales["encoder.norm.weight"] == pytest.approx(0.1)
 
 
-def test_interpolated_positions_keep_the_meaning_of_places(first: Path, recipe: Path):
-    """At twice the size, each place has the mean of the four into which it is divided."""
+def test_interpolated_positions_keep_the_meaning_of_positions(first: Path, recipe: Path):
+    """At twice the size, each position has the mean of the four into which it is divided."""
     model, _ = started(first, recipe, "model.positions=interpolated-flat")
     assert torch.equal(model.encoder.position.table, started(first, recipe)[0].encoder.position.table)
     larger, notices = started(first, recipe, "model.positions=interpolated-flat", "data.size=64")

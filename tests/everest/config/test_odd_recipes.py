@@ -95,7 +95,7 @@ PIECES = (*SYNTAX, "-1", "0.5", "1e999", "x", "null", "../", "label")
 
 @st.composite
 def changed(draw: st.DrawFn, text: str) -> bytes:
-    """A text in which some places are replaced by pieces of syntax, numbers or bytes."""
+    """A text in which some positions are replaced by pieces of syntax, numbers or bytes."""
     content = text.encode()
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(content)))

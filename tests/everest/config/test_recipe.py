@@ -17,15 +17,15 @@ from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import (
     AllTokens,
-    Drawn,
     FrameDifference,
     RandomSpaceTime,
     RedundancyRobust,
+    Sampled,
     Tube,
 )
 from everest.methods.targets import PixelTargets
 from everest_workflows.sweep.request import is_sweep, read_request
-from everest_workflows.sweep.sweep_plan import resolve_arms
+from everest_workflows.sweep.sweep_jobs import resolve_variants
 
 RECIPES = [name for name in shipped_names() if not is_sweep(shipped_recipe(name))]
 
@@ -110,9 +110,10 @@ def test_everest_and_the_matched_videomae_differ_in_the_method_alone():
     assert {key for key in differing if not key.startswith(method)} == {"name", "summary"}
     assert videomae["pretrain"]["selection"] == {"strategy": "tube", "mask_ratio": 0.9}
     assert videomae["finetune"]["selection"]["strategy"] == "all"
-    arms = resolve_arms(read_request("everest-vs-videomae"), data=None)
-    for arm, values in (("EVEREST", everest), ("VideoMAE", videomae)):
-        written = recipe_values(replace(arms[arm], data=load_recipe("k400").data))  # its root is absolute
+    variants = resolve_variants(read_request("everest-vs-videomae"), data=None)
+    for variant, values in (("EVEREST", everest), ("VideoMAE", videomae)):
+        data = load_recipe("k400").data  # that of the variant has an absolute root
+        written = recipe_values(replace(variants[variant], data=data))
         assert {key for key in values if written[key] != values[key]} <= {"name", "summary"}
     paper = load_recipe("videomae-k400")
     assert (paper.finetune.mixup, paper.finetune.cutmix) == (0.8, 1.0)
@@ -183,12 +184,16 @@ ALL_TOKENS = "base: videomae-ucf101\nfinetune: {selection: {strategy: all}}\n"
 HALF = "base: lvmae-128\npretrain: {target: {kind: pixels, frames: half}}\n"
 KEEP_40 = "base: k400\npretrain: {selection: {keep_ratio: 0.4}}\n"
 VARIANTS = {  # a recipe, another choice, and what is then in a place
-    "a share of both strategies": ("base: ucf101", f"{STRATEGY}=random", RandomSpaceTime(visible_ratio=0.1)),
-    "a share of a template": ("base: custom", f"{STRATEGY}=random", RandomSpaceTime(visible_ratio=0.1)),
-    "a share of views": ("base: small-views", f"{STRATEGY}=random", RandomSpaceTime()),
-    "a share of a class": ("base: lvmae-128", f"{STRATEGY}=redundancy-robust", RedundancyRobust()),
+    "a fraction of both strategies": (
+        "base: ucf101",
+        f"{STRATEGY}=random",
+        RandomSpaceTime(visible_ratio=0.1),
+    ),
+    "a fraction of a template": ("base: custom", f"{STRATEGY}=random", RandomSpaceTime(visible_ratio=0.1)),
+    "a fraction of views": ("base: small-views", f"{STRATEGY}=random", RandomSpaceTime()),
+    "a fraction of a class": ("base: lvmae-128", f"{STRATEGY}=redundancy-robust", RedundancyRobust()),
     "kept tokens": (KEEP_40, f"{STRATEGY}=frame-difference", FrameDifference(keep_ratio=0.4)),
-    "another objective": ("base: small-views", "pretrain.objective=pixels", RedundancyRobust()),
+    "another objective": ("base: small-views", "pretrain.objective=reconstruct", RedundancyRobust()),
 }
 
 
@@ -199,8 +204,8 @@ def test_another_choice_inherits_the_settings_that_both_have(name: str, tmp_path
 
 
 def test_a_strategy_of_fine_tuning_takes_its_defaults_after_one_without_settings(tmp_path: Path):
-    recipe = load_recipe(write(tmp_path, ALL_TOKENS), overrides=[f"{OF_FINETUNING}=drawn"])
-    assert recipe.finetune.selection == Drawn(keep_ratio=0.6, visible_ratio=None)
+    recipe = load_recipe(write(tmp_path, ALL_TOKENS), overrides=[f"{OF_FINETUNING}=sampled"])
+    assert recipe.finetune.selection == Sampled(keep_ratio=0.6, visible_ratio=None)
 
 
 def test_epochs_take_their_default_where_steps_are_taken_away():
@@ -232,7 +237,7 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("videomae-ucf101", ("pretrain.selection.keep_ratio=0.2",), "pretrain.selection.strategy=tube"),
     ("ucf101", ("pretrain.target.space=codes",), "pretrain.target.kind=pixels"),
     ("lvmae-128", ("pretrain.target.frames=banana",), "pretrain.target.kind=tokens"),
-    ("ucf101", ("pretrain.views={number: 2}",), "pretrain.objective=pixels"),
+    ("ucf101", ("pretrain.views={number: 2}",), "pretrain.objective=reconstruct"),
     ("small-views", ("pretrain.target={normalize: false}",), "pretrain.objective=views"),
     ("small-views", ("pretrain.target={kind: features, teacher: runs/x}",), "pretrain.objective=views"),
     ("small-views", ("pretrain.views_per_decode=2",), "pretrain.objective=views"),
@@ -259,7 +264,7 @@ def test_a_key_of_another_variant_is_an_error_in_the_file_of_the_choice(tmp_path
     problem = f"{path}: pretrain.target.space: has no effect with pretrain.target.kind=pixels; leave it out"
     assert problems_of(path) == [problem]
     path.write_text("base: ucf101\npretrain: {views: {}}\n")  # a section without values
-    assert load_recipe(path).pretrain.objective == "pixels"
+    assert load_recipe(path).pretrain.objective == "reconstruct"
 
 
 def test_whole_numbers_as_keys_are_names():
@@ -324,15 +329,15 @@ def test_the_draw_of_views_is_short_for_a_selection():
     def selection(*changes: str) -> object:
         return load_recipe("small", overrides=["pretrain.objective=views", *changes]).pretrain.selection
 
-    written = "pretrain.selection={strategy: drawn, keep_ratio: 0.2, visible_ratio: null, uniform: 0.7}"
-    assert selection("pretrain.views={keep_ratio: 0.2, uniform: 0.7}") == selection(written)
-    assert selection() == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=0.5)
-    assert selection("pretrain.views.uniform=1") == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1)
+    written = "pretrain.selection={strategy: sampled, keep_ratio: 0.2, visible_ratio: null, uniform: 0.7}"
+    assert selection("pretrain.views={view_ratio: 0.2, uniform: 0.7}") == selection(written)
+    assert selection() == Sampled(keep_ratio=0.25, visible_ratio=None, uniform=0.5)
+    assert selection("pretrain.views.uniform=1") == Sampled(keep_ratio=0.25, visible_ratio=None, uniform=1)
     assert selection("pretrain.selection.distance=l1") == replace(selection(), distance="l1")
     assert isinstance(selection("pretrain.selection.strategy=tube"), Tube)
     replaced = ("pretrain.selection=null", "pretrain.selection={strategy: tube}")
     assert isinstance(selection(*replaced), Tube)
-    both = selection("pretrain.views.keep_ratio=0.2", "pretrain.selection.keep_ratio=0.4")
-    assert both == Drawn(keep_ratio=0.4, visible_ratio=None)
+    both = selection("pretrain.views.view_ratio=0.2", "pretrain.selection.keep_ratio=0.4")
+    assert both == Sampled(keep_ratio=0.4, visible_ratio=None)
     with pytest.raises(RecipeError, match=r"pretrain\.selection\.keep_ratio: must be more than 0"):
-        selection("pretrain.views.keep_ratio=0")
+        selection("pretrain.views.view_ratio=0")

@@ -94,8 +94,8 @@ def test_a_released_autoencoder_gives_its_recorded_loss(golden: Callable[[str], 
     assert done.identity.metadata.program == "everest"
     our_model = model(done)
     clip = normalize(tensors["input.clip_uint8_BTHWC"].permute(0, 4, 1, 2, 3))
-    drawn, ranked = tensors["pre70_mask90.noise"], tensors["pre70_mask90.ids_sorted"].long()
-    noise = torch.zeros(2, 128).scatter_(1, ranked[:, : drawn.size(1)], drawn)
+    sampled, ranked = tensors["pre70_mask90.noise"], tensors["pre70_mask90.ids_sorted"].long()
+    noise = torch.zeros(2, 128).scatter_(1, ranked[:, : sampled.size(1)], sampled)
     out = our_model(clip, noise=noise)
     assert torch.equal(out.selection.visible, tensors["pre70_mask90.visible_idx"].long())
     assert out.loss.item() == pytest.approx(facts["loss"], abs=1e-6)

@@ -105,7 +105,7 @@ def test_settings_of_no_model_are_refused(name, classifier_run, autoencoder_run,
 
 TOKENIZER = {
     "config": {"stem": [2, 4], "channels": 8, "multipliers": [1, 1], "time_down": [False], "blocks": 1},
-    **{"window": 8, "size": [32, 32], "keep": 0.25},
+    **{"chunk": 8, "size": [32, 32], "keep": 0.25},
 }
 TOKENIZER["config"] |= {"decoder_blocks": 1}
 
@@ -118,12 +118,12 @@ TOKENIZER["config"] |= {"decoder_blocks": 1}
         (_set("config", "time_down", value=[]), "0 values for 1 halvings"),
         (_set("config", "multipliers", value=[1] * 60), "1 values for 59 halvings"),
         (_set("config", "input_scale", value=1e-320), "input_scale: Input"),
-        (_set("window", value=3), "frames: must be a multiple of 2"),
+        (_set("chunk", value=3), "frames: must be a multiple of 2"),
     ],
 )
 def test_settings_of_no_tokenizer_are_refused(change: Callable[[dict[str, Any]], None], message: str):
     settings = json.loads(json.dumps(TOKENIZER))
-    assert TokenizerSpec.from_settings(settings, source=Path("x")).window == 8
+    assert TokenizerSpec.from_settings(settings, source=Path("x")).chunk == 8
     change(settings)
     assert message in problem_of(TokenizerSpec.from_settings, settings, source=Path("x"))
 

@@ -1,6 +1,6 @@
 """ST-MAE's own models: their encoders and classifiers compute the same here as by the facts about them.
 
-The reference is written from these facts (the class token in front, positions of place and slice added,
+The reference is written from these facts (the class token in front, positions of place and time index added,
 blocks with biases on queries, keys and values, one norm), not from the program.
 """
 
@@ -48,7 +48,7 @@ def st_mae(*, kind: str = "pretrain", grid: TokenGrid = GRID, class_token: bool 
             shapes.update({f"{name}.{layer}.weight": (rows, columns), f"{name}.{layer}.bias": (rows,)})
 
     def positions(prefix: str, d: int) -> None:
-        shapes[f"{prefix}pos_embed_spatial"] = (1, grid.per_slice, d)
+        shapes[f"{prefix}pos_embed_spatial"] = (1, grid.num_positions, d)
         shapes[f"{prefix}pos_embed_temporal"] = (1, grid.t, d)
         if class_token:
             shapes.update({f"{prefix}cls_token": (1, 1, d), f"{prefix}pos_embed_class": (1, 1, d)})
@@ -97,8 +97,8 @@ def reference(state: dict[str, Tensor], clips: Tensor, ids: Tensor) -> Tensor:
             linear(normed, f"{block}.attn.{matrix}").unflatten(-1, (HEADS, -1)).transpose(1, 2)
             for matrix in "qkv"
         )
-        shares = (q @ k.mT / q.size(-1) ** 0.5).softmax(dim=-1)
-        x = x + linear((shares @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj")
+        fractions = (q @ k.mT / q.size(-1) ** 0.5).softmax(dim=-1)
+        x = x + linear((fractions @ v).transpose(1, 2).flatten(2), f"{block}.attn.proj")
         x = x + linear(F.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")), f"{block}.mlp.fc2")
     return x
 
@@ -168,8 +168,16 @@ def test_only_the_decoder_is_left_out():
 
 OTHER = "set --frames and --size of its training"
 WRONG = {
-    "no square": (None, {"size": None}, "2 slices of 24 places, a clip of 4 x 64 x 64 has 2 of 16; " + OTHER),
-    "frames": (None, {"frames": 8}, "2 slices of 24 places, a clip of 8 x 64 x 96 has 4 of 24; " + OTHER),
+    "no square": (
+        None,
+        {"size": None},
+        "2 x 24 tokens in time and space, a clip of 4 x 64 x 64 has 2 x 16; " + OTHER,
+    ),
+    "frames": (
+        None,
+        {"frames": 8},
+        "2 x 24 tokens in time and space, a clip of 8 x 64 x 96 has 4 x 24; " + OTHER,
+    ),
     "no time": ("pos_embed_temporal", {"frames": 4}, "it lacks encoder.position.temporal"),
     "no query": ("blocks.0.attn.q.weight", {}, "it lacks encoder.blocks.0.attn.qkv.weight"),
     "no class position": ("pos_embed_class", {}, "it lacks encoder.position.class_token"),

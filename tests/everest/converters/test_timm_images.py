@@ -69,7 +69,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def of_timm(model: Any, frames: Tensor) -> Tensor:
-    """timm's features (B, N, D) of the places of images (B, 3, H, W) uint8."""
+    """timm's features (B, N, D) of the positions of images (B, 3, H, W) uint8."""
     features = model.forward_features(as_timm(frames))[:, model.num_prefix_tokens :]
     return model.fc_norm(features) if isinstance(model.norm, nn.Identity) else features
 
@@ -130,7 +130,7 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
     tokens = encoder.patch_embed(patches)  # (B, N, D)
     expected = model.patch_embed(as_timm(images()))  # (B, 16, D)
     assert (tokens - expected.repeat(1, slices, 1)).abs().max() < 1e-5
-    assert torch.equal(encoder.position(ids[:1, :places]), model.pos_embed[:, 1:])  # of the first slice
+    assert torch.equal(encoder.position(ids[:1, :places]), model.pos_embed[:, 1:])  # of the first time index
 
 
 @pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
@@ -239,15 +239,17 @@ def test_real_encoders_have_the_features_of_timm_for_each_frame(name: str):
     clip = ClipFormat(frames=2, stride=1, size=size, sampling="spread").read(video)  # (3, 2, H, W)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     frames = (clip.transpose(0, 1) / 255 - mean) / std  # (2, 3, H, W)
-    expected = reference.forward_features(frames)[:, reference.num_prefix_tokens :]  # (2, places, D)
+    expected = reference.forward_features(frames)[:, reference.num_prefix_tokens :]  # (2, positions, D)
     ids = torch.arange(model.encoder.grid.num_tokens)[None]
     tokens = model.encode(clip[None], ids)[0].unflatten(0, (2, -1))
     assert (tokens.mean(dim=1) - expected.mean(dim=1)).abs().max() < 1e-4
     still = clip[:, :1].expand(-1, 2, -1, -1)[None]
     width = model.encoder.width
     assert (model(still)[:, :width] - expected[:1].mean(dim=1)).abs().max() < 1e-4
-    some = ids[:, ids[0] % 5 != 0]  # another number in each slice
-    alone = [model.encode(clip[None], some[:, some[0] // model.encoder.grid.per_slice == s]) for s in (0, 1)]
+    some = ids[:, ids[0] % 5 != 0]  # another number at each time index
+    alone = [
+        model.encode(clip[None], some[:, some[0] // model.encoder.grid.num_positions == s]) for s in (0, 1)
+    ]
     assert (model.encode(clip[None], some) - torch.cat(alone, dim=1)).abs().max() < 1e-3  # of single tokens
 
 

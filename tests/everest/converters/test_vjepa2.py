@@ -22,7 +22,7 @@ from everest.converters.recognition import Hints
 from everest.inference.opened_model import encode_clips
 from everest.models.classifier import VideoEncoder
 
-# Of the first, heads have no channels that are not turned; the second has the heads of the released models.
+# Of the first, heads have no channels that are not rotated; the second has the heads of the released models.
 SIZES: dict[str, dict[str, Any]] = {
     "heads of 12": {
         **{"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2, "mlp_ratio": 3.0},
@@ -53,8 +53,8 @@ def clips_for(model: Any, batch: int = 2) -> Tensor:
 def of_tokens(model: Any, clips: Tensor, ids: Tensor) -> Tensor:
     """The outputs (B, K, D) of transformers' blocks from the tokens `ids` only.
 
-    Its `context_mask` leaves tokens out after the encoder. Its blocks take the places of their tokens, which
-    its predictor uses.
+    Its `context_mask` leaves tokens out after the encoder. Its blocks take the positions of their tokens,
+    which its predictor uses.
     """
     encoder = model.encoder
     x = encoder.embeddings(clips.transpose(1, 2))
@@ -92,7 +92,7 @@ def test_the_encoder_computes_what_transformers_computes(size: str, tmp_path: Pa
     assert not torch.equal(kept.ids[0], kept.ids[1])
     of_kept = of_tokens(reference, clips, kept.ids)
     torch.testing.assert_close(kept.tokens, of_kept, atol=1e-5, rtol=0)
-    # The tokens are others than those of the whole clip, and than those at other places.
+    # The tokens are others than those of the whole clip, and than those at other positions.
     assert (of_kept - expected.gather(1, kept.ids.unsqueeze(-1).expand_as(of_kept))).abs().max() > 1e-3
     beside = encode_clips(model, clips.roll(model.encoder.patch_embed.tubelet[2], dims=-1), None).tokens
     assert (beside - expected).abs().max() > 1e-3

@@ -127,7 +127,7 @@ def test_other_statistics_are_stored_and_used(recipe: Path, clip_files: Path, tm
     of_bytes = model(clip[None], noise=noise)
     of_floats = model(OTHER.normalize(clip)[None], noise=noise)
     torch.testing.assert_close(of_bytes.loss, of_floats.loss)
-    torch.testing.assert_close(of_bytes.target, of_floats.target, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(of_bytes.target_values, of_floats.target_values, atol=1e-4, rtol=1e-4)
     told = called("finetune", "--recipe", recipe, *SHORT, "--init", alone, "-o", tmp_path / "tuned").stderr
     assert "set data.mean=[0.4, 0.5, 0.6] and data.std=[0.2, 0.3, 0.25]" in told
 

@@ -34,7 +34,7 @@ def recorded_segments(golden):
 @pytest.mark.parametrize(
     ("key", "window"), [("pretrain_sampling", pretrain_window), ("finetune_sampling_dense", finetune_window)]
 )
-def test_training_windows_are_those_of_the_released_program(recorded, key, window):
+def test_training_windows_are_those_of_the_official_code(recorded, key, window):
     cases = recorded[key]
     assert len(cases) == 72
     for case in cases:
@@ -43,7 +43,7 @@ def test_training_windows_are_those_of_the_released_program(recorded, key, windo
         assert ids.tolist() == case["frame_ids"], case
 
 
-def test_evaluation_windows_are_those_of_the_released_program(recorded):
+def test_evaluation_windows_are_those_of_the_official_code(recorded):
     for case in recorded["multi_view_test"]:
         windows = view_windows(
             case["num_frames_in_video"], case["clip_frames"], case["stride"], case["test_num_segment"]
@@ -53,7 +53,7 @@ def test_evaluation_windows_are_those_of_the_released_program(recorded):
             assert windows[view["chunk"]].tolist() == view["frame_ids"]
 
 
-def test_segment_frames_and_views_are_those_of_the_released_program(recorded_segments):
+def test_segment_frames_and_views_are_those_of_the_official_code(recorded_segments):
     for case in recorded_segments["train_validation"]:
         draws = NumpyDraws(case["numpy_seed"])
         ids = segment_frames(case["num_frames_in_video"], case["num_segments"], draws)

@@ -27,7 +27,7 @@ def test_a_run_with_heads_records_them_in_its_checkpoint_and_metrics(heads_run: 
 
 
 @pytest.mark.parametrize("segments", [False, True])
-def test_eval_reports_each_head_and_the_share_with_all_correct(heads_run, clip_files, tmp_path, segments):
+def test_eval_reports_each_head_and_the_fraction_with_all_correct(heads_run, clip_files, tmp_path, segments):
     predictions, listed = tmp_path / "predictions.csv", heads_run.parent / "train.csv"
     if segments:
         starts = (0, 0.25, 0.5, 0.75)

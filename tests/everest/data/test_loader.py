@@ -37,7 +37,7 @@ def act(task: float | signal.Signals) -> None:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """Views of videos that exist in no file: their frames are random numbers."""
 
     num_views: int = 2
@@ -63,7 +63,7 @@ class Drawn:
         return SampleViews(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
 
 
-def make_dataset(views: Drawn, videos: int = 9, **options: object) -> ClipDataset:
+def make_dataset(views: Sampled, videos: int = 9, **options: object) -> ClipDataset:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
     heads = named_heads({"verb": 100, "noun": 100})
     fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
@@ -106,19 +106,19 @@ def loaded_equal(dataset: ClipDataset, order, *, workers: int, pause=0.0) -> lis
     st.booleans(),
 )
 def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(lengths, workers, views, replace):
-    dataset = make_dataset(Drawn(num_views=views), replace_bad=replace)
+    dataset = make_dataset(Sampled(num_views=views), replace_bad=replace)
     assert loaded_equal(dataset, keys_of(lengths), workers=workers) == [True] * len(lengths)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 3), (16, 2), (40, 1), (40, 3)])
 def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: int):
-    equal = loaded_equal(make_dataset(Drawn()), keys_of([batch] * 12), workers=workers, pause=0.05)
+    equal = loaded_equal(make_dataset(Sampled()), keys_of([batch] * 12), workers=workers, pause=0.05)
     assert equal == [True] * 12  # the pause is time enough to write every free slot
 
 
 def test_batches_that_do_not_fit_into_shared_memory_are_an_error_of_the_machine():
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
-        list(read_batches(make_dataset(Drawn(num_views=2**40)), [[(0, 0)] * 512], workers=1, timeout=60))
+        list(read_batches(make_dataset(Sampled(num_views=2**40)), [[(0, 0)] * 512], workers=1, timeout=60))
 
 
 def readers() -> set[BaseProcess]:
@@ -172,7 +172,7 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
 
 
 def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
-    dataset = make_dataset(Drawn(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
+    dataset = make_dataset(Sampled(num_views=1), samples=[Sample(path=name) for name in ("a", "crash", "c")])
     order = [[(0, 0)], [(0, 1)], [(0, 2)]]
     with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: crash; remove the file"):
         list(read_batches(dataset, order, workers=1, timeout=60))
@@ -182,7 +182,7 @@ def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
     device = torch.device("cuda")
-    dataset, order = make_dataset(Drawn(num_views=4, size=(112, 112))), keys_of([16] * 8)
+    dataset, order = make_dataset(Sampled(num_views=4, size=(112, 112))), keys_of([16] * 8)
     busy = torch.randn(4096, 4096, device=device)
     copied = []
     for batch in read_batches(dataset, order, workers=workers, timeout=60):

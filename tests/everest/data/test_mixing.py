@@ -41,7 +41,7 @@ def draws_of(case):
     if case["forced_lam_usecutmix"]:
         return GivenDraw(case["numpy_seed"], *case["forced_lam_usecutmix"])
     draws = NumpyDraws(case["numpy_seed"])
-    draws.random()  # the released program first draws whether to mix at all, with probability 1
+    draws.random()  # the official code first draws whether to mix at all, with probability 1
     return draws
 
 
@@ -52,7 +52,7 @@ def cases(golden):
 
 
 @pytest.mark.parametrize("tag", ["mixup_fixed", "cutmix_fixed", "batch_seed1", "batch_seed0", "batch_seed2"])
-def test_mixed_batch_is_that_of_the_released_program(golden, request, cases, tag):
+def test_mixed_batch_is_that_of_the_official_code(golden, request, cases, tag):
     more = tag in ("batch_seed0", "batch_seed2")  # not in the repository
     folder = request.getfixturevalue("shared") / "golden" if more else golden("augment.safetensors").parent
     tensors, case = load_file(folder / "augment.safetensors"), cases[tag]

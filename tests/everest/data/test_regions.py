@@ -26,7 +26,7 @@ FINETUNE = FinetuneViews(
     frames=4, stride=2, size=SIZE, sampling="dense", flip=True, erasing=0.5, crop_area=(0.08, 1.0),
     rand_augment=RandAugment(magnitude=9, std=0.5, ops=4),
 )  # fmt: skip
-MOST_LEVELS = 2  # that a byte may differ: two roundings
+MAX_LEVELS = 2  # that a byte may differ: two roundings
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_region_of_any_size_becomes_the_workers_clip(frames, height, width, fl
     regions = Regions(torch.tensor([[[height, width, int(flipped)]]]), SIZE, antialias)
     found = resize_regions(memory, regions, precise=precise)
     assert found.shape == (1, 1, 3, 2, *SIZE)
-    assert (found[0, 0].int() - expected.int()).abs().max() <= MOST_LEVELS
+    assert (found[0, 0].int() - expected.int()).abs().max() <= MAX_LEVELS
     if (height, width) == SIZE:
         assert torch.equal(found[0, 0], expected)
 
@@ -72,7 +72,7 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(film, views):
         one, other = getattr(cpu, name), getattr(device, name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
     difference = (cpu.frames.int() - device.frames.int()).abs()
-    assert difference.max() <= MOST_LEVELS
+    assert difference.max() <= MAX_LEVELS
     assert not device.frames[1].any()  # unreadable
 
 

@@ -27,19 +27,19 @@ def sampler(weights, **options) -> StepSampler:
     return StepSampler(**{"num_samples": 0 if weights is None else len(weights)} | settings, odds=weights)
 
 
-def shares(labels, weights) -> dict[object, float]:
+def fractions(labels, weights) -> dict[object, float]:
     """The fraction of all draws that each class gets in expectation."""
     chances = weights / weights.sum()
     return {name: sum(chances[[label == name for label in labels]]) for name in set(labels)}
 
 
 @given(CLASSES, st.sampled_from(KINDS))
-def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels, kind):
+def test_classes_have_the_same_fraction_or_one_by_the_root_of_their_samples(labels, kind):
     power = {"balanced": 0, "sqrt": 0.5}[kind]
     sizes = {name: number**power for name, number in Counter(labels).items()}
     expected = {name: size / sum(sizes.values()) for name, size in sizes.items()}
     weights = sampling_odds(labels, kind)
-    assert shares(labels, weights) == pytest.approx(expected)
+    assert fractions(labels, weights) == pytest.approx(expected)
     assert sampling_odds([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
@@ -51,7 +51,7 @@ def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
 
 
 SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
-DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
+TO_CHECK = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.sampled_from([2, 8]), st.integers(0, 20), st.integers(0, 9))
@@ -83,7 +83,7 @@ def test_the_orders_of_a_seed_stay_the_same():
     """Recorded numbers: with other ones, a seed would not repeat its results."""
     options = {"samples_per_step": 5, "num_steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
-    assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
+    assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == TO_CHECK
 
 
 @given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))

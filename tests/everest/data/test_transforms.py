@@ -55,7 +55,7 @@ def cut(clip, box):
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
+def test_multi_scale_candidates_are_those_of_the_official_code(recorded):
     for case in recorded["multi_scale_crop"]["candidates"]:
         (width, height), side = case["image_wh"], case["input_size"]
         found = multi_scale_sizes((height, width), (side, side))
@@ -64,7 +64,7 @@ def test_multi_scale_candidates_are_those_of_the_released_program(recorded):
     assert multi_scale_sizes((240, 240), (224, 112))[0] == (240, 120)
 
 
-def test_multi_scale_draws_are_those_of_the_released_program(recorded):
+def test_multi_scale_draws_are_those_of_the_official_code(recorded):
     cases = recorded["multi_scale_crop"]["draws"]
     assert len(cases) == 96
     for case in cases:
@@ -92,7 +92,7 @@ def test_every_training_box_lies_in_the_frame(frame, target, seed):
         assert 0 <= box.left <= frame[1] - box.width
 
 
-def test_random_resized_crops_are_those_of_the_released_program(recorded):
+def test_random_resized_crops_are_those_of_the_official_code(recorded):
     cases = recorded["random_resized_crop"]["draws"]
     assert len(cases) == 10
     for case in cases:
@@ -116,7 +116,7 @@ def test_finetuning_pixels_lie_within_a_level_of_the_released_ones(recorded, all
     assert (apart[..., erased] > 5).float().sum() >= 0.9 * apart[..., erased].numel()
 
 
-def test_evaluation_boxes_are_those_of_the_released_program(golden, recorded):
+def test_evaluation_boxes_are_those_of_the_official_code(golden, recorded):
     of_segments = json.loads(golden("ssv2_sampling.json").read_text())["test"]
     for case in (*recorded["multi_view_test"], *of_segments):
         target = (case["short_side"], case["short_side"])
@@ -150,9 +150,9 @@ def test_rand_augment_equals_the_released_one_bit_for_bit(recorded, request, num
     assert list(OPERATIONS) == recorded["rand_augment"]["op_order"]
     seed = case["python_random_seed"]
     assert case["numpy_seed"] == seed
-    drawn = PAPER.draw(PythonDraws(seed))
-    assert len(drawn) == len(case["applied"])
-    assert [[] if a is None else [a] for _, a in drawn] == [op["args"] for op in case["applied"]]
+    sampled = PAPER.draw(PythonDraws(seed))
+    assert len(sampled) == len(case["applied"])
+    assert [[] if a is None else [a] for _, a in sampled] == [op["args"] for op in case["applied"]]
     assert torch.equal(PAPER(tensors["randaug.input_THWC"], PythonDraws(seed)), tensors[case["tensor"]])
 
 
@@ -176,7 +176,7 @@ def test_rand_augment_does_the_same_to_every_frame(tensors):
     assert all(torch.equal(other, clip[0]) for other in clip)
 
 
-def test_erasing_box_is_that_of_the_released_program(recorded, tensors):
+def test_erasing_box_is_that_of_the_official_code(recorded, tensors):
     case, none = recorded["random_erasing"][:2]
     box = erasing_box((24, 32), case["probability"], PythonDraws(case["python_random_seed"]))
     erased = (tensors[case["tensor"]] != 5).any(dim=1)  # (T, H, W)

@@ -132,7 +132,7 @@ FEW_CLIPS = replace(event_set(), pretrain=16, train_per_class=3, test_per_class=
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an LVMAE demo after all its stages."""
     folder = tmp_path_factory.mktemp("demo")
-    steps = DemoSteps(folder=folder, report=ignore_event)
+    steps = DemoSteps(folder=folder, emit=ignore_event)
     with one_thread():
         steps.render(FEW_CLIPS)
         tokenizer = steps.tokenizer("tokenizer", steps.recipe("lvmae-demo", *FEW))

@@ -26,8 +26,8 @@ from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import read_batches
 from everest.data.views import SampleViews
 from everest.engine.health import chance_warning
+from everest.engine.schedule import plan_stage
 from everest.engine.setup import check_host_memory
-from everest.engine.stage_plan import plan_stage
 from everest.engine.step import SCALER_LIMIT, UpdateGuard
 from everest.engine.step_log import WaitWatch
 from everest.errors import DataError, EnvironmentProblem
@@ -194,7 +194,7 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(monkeypatch, free, p
     assert warning is None if told is None else told in str(warning)
 
 
-def test_a_pass_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: Path):
+def test_a_micro_batch_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp_path: Path):
     views = ["--set", "pretrain.objective=views", "--set", f"pretrain.batch_size={2**20}"]
     shown = called("pretrain", *views, "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
     assert re.search(r"too little memory: .* needs about \d+\.\d\d GiB; try a smaller", shown)

@@ -15,7 +15,7 @@ from torch import Tensor
 from everest.config.recipe import load_recipe
 from everest.config.run_options import RunOptions
 from everest.engine.context import RunContext
-from everest.engine.step import PassLosses
+from everest.engine.step import MicroBatchLosses
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
@@ -34,7 +34,7 @@ def started(recipe, folder, *overrides: str, overlaps: bool, resumed: bool = Fal
         accelerator=make_accelerator("fp32", cpu=True),
         run_folder=RunFolder(folder),
         resumed=resumed,
-        report=ignore_event,
+        emit=ignore_event,
         options=RunOptions(stage="pretrain", recipe_file=str(recipe)),
         overlaps=overlaps,
     )
@@ -56,7 +56,7 @@ def loop(training: Training, broken: set[int], *, of: str = "loss") -> Iterator[
                     loss.register_hook(lambda gradient: gradient * math.nan)
                 elif step.index in broken:
                     loss = loss * math.nan
-                step.backward(PassLosses(loss))
+                step.backward(MicroBatchLosses(loss))
             yield step.update()
 
 

@@ -13,21 +13,21 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import TrainSettings
 from everest.config.stage_settings import AutoencoderSettings, FinetuneSettings
 from everest.data.bad_videos import BadVideos
-from everest.engine.setup import measure_memory
-from everest.engine.stage_plan import (
+from everest.engine.schedule import (
     StageMemory,
     clips_that_fit,
     learning_rate_advice,
     plan_stage,
     plan_warnings,
 )
+from everest.engine.setup import measure_memory
 from everest.engine.step import TrainedNetwork
 from everest.errors import RecipeError
 
 STAGE = AutoencoderSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
 
 
-def test_batch_is_split_over_processes_and_passes():
+def test_batch_is_split_over_processes_and_micro_batches():
     plan = plan_stage(STAGE, num_videos=9537, processes=8, largest_micro_batch=10)
     assert (plan.micro_batch, plan.accumulation) == (8, 3)
     assert (plan.validation_steps, plan.steps) == (49, 196)
@@ -35,7 +35,7 @@ def test_batch_is_split_over_processes_and_passes():
 
 
 @given(st.sampled_from([1, 2, 3, 4, 6, 8]), st.integers(1, 300), st.sampled_from([1, 2, 4]))
-def test_passes_of_all_processes_add_up_to_the_batch(processes, largest, views):
+def test_micro_batches_of_all_processes_add_up_to_the_batch(processes, largest, views):
     stage = replace(STAGE, views_per_decode=views)
     plan = plan_stage(stage, num_videos=1000, processes=processes, largest_micro_batch=largest)
     assert plan.micro_batch * plan.accumulation * plan.processes == 192
@@ -52,11 +52,11 @@ def test_batches_of_several_views_of_small_sets_and_of_odd_processes():
         plan_stage(STAGE, num_videos=1000, processes=5, largest_micro_batch=8)
 
 
-def test_a_pass_fills_a_share_of_the_free_memory_next_to_the_weights():
+def test_a_micro_batch_fills_a_fraction_of_the_free_memory_next_to_the_weights():
     memory = StageMemory(state=300, copies=100, per_clip=20)
     assert clips_that_fit(memory, 1000, on_cpu=False) == (800 - 400) // 20
     assert clips_that_fit(memory, 1000, on_cpu=True) == (800 - 400) // 20
-    assert clips_that_fit(memory, 2**40, on_cpu=True) == 2**30 // 20  # larger passes are no faster
+    assert clips_that_fit(memory, 2**40, on_cpu=True) == 2**30 // 20  # larger micro-batches are no faster
     assert clips_that_fit(memory, 10, on_cpu=False) == 1
     assert memory.needed(5) == 400
 
@@ -117,7 +117,7 @@ def test_counts_of_bad_videos_survive_a_resume():
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])
-def test_mixup_gets_pairs_in_every_pass(largest):
+def test_mixup_gets_pairs_in_every_micro_batch(largest):
     stage = FinetuneSettings(batch_size=12, mixup=0.8)
     assert plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=largest).micro_batch % 2 == 0
     with pytest.raises(RecipeError, match="in pairs"):

@@ -37,7 +37,7 @@ def test_two_processes_with_half_the_batch_each_equal_one(recipe: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_drop_path_does_not_depend_on_processes_and_passes(recipe: Path, tmp_path: Path):
+def test_drop_path_does_not_depend_on_processes_and_micro_batches(recipe: Path, tmp_path: Path):
     plain = sets(*UNMIXED[:3], "finetune.epochs=20")  # with drop path
     command = ["finetune", "--recipe", recipe, "--init", "none", *plain]
     for name, clips in (("one", 4), ("four", 1)):

@@ -131,7 +131,7 @@ def test_a_run_resumes_with_less_memory_to_the_same_weights(run, command, autoen
     (run / "state" / f"{LAST}.safetensors").unlink()
     (run / "model.safetensors").unlink()
     shown = refused(*command, "--set", "train.micro_batch=4", code=2)
-    assert f"--output {run}: its passes have 2 clips, now 4, which would" in shown
+    assert f"--output {run}: its micro-batches have 2 clips, now 4, which would" in shown
     assert "set train.micro_batch=2, with train.checkpointing=true if memory is short, or" in shown
     called(*command, *sets("train.micro_batch=auto", "train.checkpointing=true"))
     assert same_run(run, autoencoder_run)

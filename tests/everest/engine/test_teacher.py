@@ -56,7 +56,7 @@ def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teach
     assert found.mean(-1).abs().max() < 1e-6
 
 
-def test_the_loss_is_the_mean_absolute_error_of_the_scored_tokens():
+def test_the_loss_is_the_mean_absolute_error_of_the_tokens_that_count():
     targets = FeatureTargets(teacher="a").make((2, 8, 8), IMAGENET)
     prediction, values = torch.zeros(1, 2, 3), torch.tensor([[[1.0, -2.0, 3.0], [5.0, 5.0, 5.0]]])
     assert targets.loss(prediction, values.half(), torch.tensor([[True, False]])) == 2
@@ -66,7 +66,7 @@ def test_the_loss_is_the_mean_absolute_error_of_the_scored_tokens():
 @pytest.mark.parametrize("channels", [3, 1])
 def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp_path: Path, channels: int):
     """A teacher of 16 pixels a patch sees 64 x 64 pixels where the student sees 32 x 32 in patches of 8, and
-    each slice by itself."""
+    each time index by itself."""
     image = image_model(img_size=64, patch_size=16)
     weights_of(image).save(tmp_path / "image.safetensors")
     settings = taught(recipe, tmp_path / "image.safetensors", f"data.channels={channels}")

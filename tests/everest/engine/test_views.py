@@ -15,7 +15,7 @@ from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.view_model import ViewModel
 
-VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=drawn")
+VIEWS = sets("pretrain.objective=views", "pretrain.selection.strategy=sampled")
 CAMERA = sets("pretrain.camera_motion=0.5")
 
 
@@ -106,7 +106,7 @@ def test_projections_that_are_all_the_same_end_the_run():
 
 
 def test_a_resumed_run_continues_the_count_of_collapsed_steps(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(health, "LEAST_SPREAD", 2.0)  # above every spread
+    monkeypatch.setattr(health, "MIN_SPREAD", 2.0)  # above every spread
     monkeypatch.setattr(health, "COLLAPSED_STEPS", 4)
     command = ["pretrain", "--recipe", recipe, *VIEWS, "-o", tmp_path / "run"]
     for _ in range(2):  # the second time from step 3

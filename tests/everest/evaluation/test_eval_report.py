@@ -40,7 +40,7 @@ def test_a_confusion_matrix_grows_with_its_classes_and_no_label_is_cut(tmp_path:
         assert pixels.shape[1] > 300 + 9 * count
 
 
-def test_the_shade_of_a_confusion_is_proportional_to_its_share(tmp_path: Path):
+def test_the_shade_of_a_confusion_is_proportional_to_its_fraction(tmp_path: Path):
     draw_confusion(tmp_path / "m.png", np.array([[1, 3], [0, 4]]), ["run", "sit"], noun="video")
     with Image.open(tmp_path / "m.png") as picture:
         _, shades = zip(*sorted(picture.convert("RGB").getcolors(2**20))[-6:], strict=True)
@@ -132,14 +132,14 @@ def test_groups_of_videos_are_counted_and_few_are_a_notice(scores_run, clip_file
     assert "4, from 2 groups" in ended.stdout
     notice = "data.test has 2 groups of videos; with fewer than 10, the intervals are wide"
     assert notice in ended.stderr
-    told = "groups of videos are drawn again(?s:.*)fewer than\\s+10 groups of videos, it is wider"
+    told = "groups of videos are sampled again(?s:.*)fewer than\\s+10 groups of videos, it is wider"
     assert re.search(told, (tmp_path / "page" / "index.html").read_text())
     write_list(listed, clip_files, label=SCORES, group=("a",) * 4)
     ended = called("eval", "-c", scores_run, *options, "--overwrite", "--json")
     assert "all videos of data.test are of one group: the metrics have no intervals" in ended.stderr
     assert "intervals" not in json.loads(ended.stdout)
     assert "All videos are of one group" in (page := (tmp_path / "page" / "index.html").read_text())
-    assert "drawn again" not in page
+    assert "sampled again" not in page
 
 
 @pytest.mark.slow

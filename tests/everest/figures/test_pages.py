@@ -90,8 +90,8 @@ def saved_rows(browser: WebDriver) -> list[list[str]]:
 def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_browser, written, tmp_path):
     page = written["windows"]
     quiet_browser.get(page.as_uri())
-    header, *drawn = csv.reader(page.with_suffix(".csv").read_text().splitlines())
-    assert saved_rows(quiet_browser) == [header, *drawn]
+    header, *sampled = csv.reader(page.with_suffix(".csv").read_text().splitlines())
+    assert saved_rows(quiet_browser) == [header, *sampled]
     parts = quiet_browser.find_elements(By.CLASS_NAME, "class")
     labels = [str(part.get_attribute("data-label")) for part in parts]
     first, second = labels[:2]
@@ -103,7 +103,7 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
         article.find_element(By.CSS_SELECTOR, f"[data-label='{label}'] [data-click='{button}']").click()
 
     def row(window: int, start: float, end: float, label: str) -> list[str]:
-        video, begin, *_ = drawn[window]
+        video, begin, *_ = sampled[window]
         return [video, f"{float(begin) + start:.3f}", f"{float(begin) + end:.3f}", label]
 
     click(3, first, "end", 14 / 30)  # the last frame, twice
@@ -128,7 +128,7 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
     click(3, second, "all")
     quiet_browser.find_elements(By.CSS_SELECTOR, ".bouts button")[-1].click()  # removed again
     quiet_browser.get(page.as_uri())  # closed and opened again
-    marks = [[*cells[:3], "checked"] for cells in drawn]
+    marks = [[*cells[:3], "checked"] for cells in sampled]
     bouts = (
         [row(0, 0.1, 0.3, first), row(0, 0, 0.5, second)],
         [row(1, 0, 0.2, first)],

@@ -25,7 +25,7 @@ from everest.methods.strategies import RedundancyRobust
 from everest_demo.motions import CLASSES
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.recordings.bouts import PredictedBout
-from everest_workflows.recordings.timeline_figure import MOST_LANES, MOST_PANELS, draw_budget, draw_timelines
+from everest_workflows.recordings.timeline_figure import MAX_LANES, MAX_PANELS, draw_budget, draw_timelines
 from everest_workflows.recordings.timelines import Timelines, VideoTimeline
 
 
@@ -48,19 +48,19 @@ def patches_of(frames: torch.Tensor) -> torch.Tensor:
 def test_rows_show_the_tokens_they_are_named_after(shown):
     clip, mask = shown
     true = patches_of(clip.movedim(0, -1) / 255)
-    visible, target = mask.visible, mask.target
+    visible, target = mask.visible, mask.predicted_ids
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[mask.kept] = False
-    original, kept, rebuilt, importance = make_figure_rows([mask])
+    original, kept, reconstructed, importance = make_figure_rows([mask])
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(kept.frames)[visible], true[visible], atol=1e-6, rtol=0)
     orange = patches_of(torch.tensor(TINT).expand(8, 32, 32, 3))  # of predicted tokens
     mixed = (true + orange)[target] / 2
     torch.testing.assert_close(patches_of(kept.frames)[target], mixed, atol=1e-6, rtol=0)
-    for row in (kept, rebuilt):
+    for row in (kept, reconstructed):
         assert (patches_of(row.frames)[left_out] == HIDDEN_GRAY).all()
-    torch.testing.assert_close(patches_of(rebuilt.frames)[visible], true[visible], atol=1e-6, rtol=0)
-    assert (patches_of(rebuilt.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
+    torch.testing.assert_close(patches_of(reconstructed.frames)[visible], true[visible], atol=1e-6, rtol=0)
+    assert (patches_of(reconstructed.frames)[target] != HIDDEN_GRAY).any(dim=1).all()
     heat = importance.frames  # of each pixel's token
     assert heat.shape == (8, 32, 32)
     assert torch.equal(heat[::2, ::8, ::8].flatten(), mask.importance)
@@ -73,7 +73,7 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(shown, monkeypa
     strategy = RedundancyRobust(keep_ratio=0.5)
     (view,) = apply_strategies(clip, [("", strategy)], embed=RawPixels((2, 8, 8)), seed=0)
     before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
-    change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
+    change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of time index 1
     torch.testing.assert_close(view.importance[16:32], change)
     assert view.predicted is None
     monkeypatch.setattr(RedundancyRobust, "importance", lambda *_: torch.zeros(1, 7))
@@ -102,11 +102,13 @@ def test_the_counts_are_the_numbers_of_tokens():
 
 @pytest.fixture
 def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Receives the figures that are drawn."""
-    drawn: list[Figure] = []
+    """Receives the figures that are sampled."""
+    sampled: list[Figure] = []
     savefig = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda f, *args, **kw: (drawn.append(f), savefig(f, *args, **kw)))
-    return drawn
+    monkeypatch.setattr(
+        Figure, "savefig", lambda f, *args, **kw: (sampled.append(f), savefig(f, *args, **kw))
+    )
+    return sampled
 
 
 SEVERAL = ("redundancy-robust", "tube", "running-cell")
@@ -123,13 +125,19 @@ SEVERAL = ("redundancy-robust", "tube", "running-cell")
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
     title = "a name of a video that is rather long, as many are.mp4\npredicted tokens are orange"
-    slices = views[0].grid.t
-    draw_rows(tmp_path / "figure.png", make_figure_rows(views), slices=slices, title=title, numbers=numbers)
-    (drawn,) = figure
-    FigureCanvasAgg(drawn).draw()
-    texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    length = views[0].grid.t
+    draw_rows(
+        tmp_path / "figure.png",
+        make_figure_rows(views),
+        num_time_indices=length,
+        title=title,
+        numbers=numbers,
+    )
+    (sampled,) = figure
+    FigureCanvasAgg(sampled).draw()
+    texts = [text for text in sampled.findobj(Text) if text.get_visible() and text.get_text().strip()]
     boxes = [text.get_window_extent() for text in texts]
-    boxes += [panel.get_window_extent() for panel in drawn.axes if panel.images]
+    boxes += [panel.get_window_extent() for panel in sampled.axes if panel.images]
     overlaps = [
         (one, other)
         for one, other in combinations(boxes, 2)
@@ -137,7 +145,7 @@ def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames
         and min(one.y1, other.y1) - max(one.y0, other.y0) > 1
     ]
     assert overlaps == []
-    titles = [panel.get_title() for panel in drawn.axes if panel.get_title()]
+    titles = [panel.get_title() for panel in sampled.axes if panel.get_title()]
     second = 100 + 3 * frames // len(titles)
     assert titles[:2] == ["frames 100, 103", f"frames {second}, {second + 3}"]
     assert len(titles) == min(frames // 2, ROW_LENGTH)
@@ -185,29 +193,29 @@ def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 
     return Timelines(classes=Classes(heads=heads, names=names), videos=each)
 
 
-@pytest.mark.parametrize("videos", [1, pytest.param(MOST_PANELS + 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("videos", [1, pytest.param(MAX_PANELS + 2, marks=pytest.mark.slow)])
 def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
     names = tuple(f"$class_{i}" for i in range(25))
-    drawn = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)
+    sampled = timelines(Head(outputs=25), seconds=400, names=names, videos=videos)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
-        figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+        figure = draw_timelines(tmp_path / "t.png", sampled, sampled.bouts(), {})
     with Image.open(tmp_path / "t.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
-    assert len(figure.axes) == min(videos, MOST_PANELS)
-    assert ("2 other panels not shown" in figure.get_supxlabel()) == (videos > MOST_PANELS)
+    assert len(figure.axes) == min(videos, MAX_PANELS)
+    assert ("2 other panels not shown" in figure.get_supxlabel()) == (videos > MAX_PANELS)
     for panel in figure.axes:
-        assert len(panel.get_yticklabels()) == MOST_LANES
+        assert len(panel.get_yticklabels()) == MAX_LANES
         assert "5 other classes not shown" in panel.get_title(loc="left")
 
 
 def test_lanes_have_the_order_of_the_classes_in_all_figures_of_a_model(tmp_path: Path):
-    drawn = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
+    sampled = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
     spans = {"background": (0, 5), "run": (5, 9), "sit": (9, 10)}
     bouts = [predicted(name, start, end) for name, (start, end) in spans.items()]
     truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
-    figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
+    figure = draw_timelines(tmp_path / "t.png", sampled, [{"": bouts}], {"$0.mp4": truth})
     (panel,) = figure.axes
     labels = [label.get_text() for label in panel.get_yticklabels()]
     assert labels == ["run", "sit", "background"]
@@ -216,20 +224,20 @@ def test_lanes_have_the_order_of_the_classes_in_all_figures_of_a_model(tmp_path:
     assert all(above > below for above, below in pairwise(tops))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout
+        (panel,) = draw_timelines(tmp_path / "none.png", sampled, [{"": []}], {}).axes  # without a bout
     assert [text.get_text() for text in panel.texts] == ["no class is present"]
-    drawn = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
+    sampled = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
     with pytest.raises(DataError, match=r"^no recording has a window"):
-        draw_timelines(tmp_path / "windows.png", drawn, [{"": []}], {})
+        draw_timelines(tmp_path / "windows.png", sampled, [{"": []}], {})
 
 
 def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):
     names = ("background", *(f"class {number}" for number in range(20)))
-    drawn = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
+    sampled = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
     rows = [predicted(name, second, second + 1) for second, name in enumerate(names)]
     truth = [Bout(video="a", start=0, end=1, label="class 3")]
     bouts = [{"": rows[1:]}, {"": rows[::-1]}]
-    figure = draw_timelines(tmp_path / "t.png", drawn, bouts, {"$0.mp4": truth})
+    figure = draw_timelines(tmp_path / "t.png", sampled, bouts, {"$0.mp4": truth})
     colors = []
     for panel in figure.axes:
         lanes = [label.get_text() for label in panel.get_yticklabels()]
@@ -250,13 +258,13 @@ def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tm
 def test_heads_of_every_task_have_a_panel(tmp_path: Path):
     tags = Head(name="tags", task="multi-label", outputs=3)
     heads = Head(name="verb", outputs=2), tags, Head(name="_$", task="regression", outputs=1)
-    drawn = timelines(*heads, seconds=5, names=("a", "b", "c"))
-    figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    sampled = timelines(*heads, seconds=5, names=("a", "b", "c"))
+    figure = draw_timelines(tmp_path / "t.png", sampled, sampled.bouts(), {})
     assert [panel.get_title(loc="left") for panel in figure.axes] == [
         *(rf"\$0.mp4, {name}" for name in ("verb", "tags", r"_\$"))
     ]
     (curve,) = figure.axes[2].lines
-    assert np.array_equal(curve.get_ydata(), drawn.videos[0].outputs[:, 5])
+    assert np.array_equal(curve.get_ydata(), sampled.videos[0].outputs[:, 5])
 
 
 def test_a_budget_has_a_panel_for_each_class_with_a_point_and_an_interval_for_each_group(tmp_path: Path):
@@ -271,8 +279,10 @@ def test_a_budget_has_a_panel_for_each_class_with_a_point_and_an_interval_for_ea
     ]
     panels = draw_budget(tmp_path / "shares.png", {"rows": rows}).axes
     assert [panel.get_title(loc="left") for panel in panels] == ["a", "b"]
-    shares = [[line.get_xdata()[0] for line in panel.lines if line.get_marker() == "o"] for panel in panels]
-    assert shares == [[25, 40, 20], [5, 10, 0]]
+    fractions = [
+        [line.get_xdata()[0] for line in panel.lines if line.get_marker() == "o"] for panel in panels
+    ]
+    assert fractions == [[25, 40, 20], [5, 10, 0]]
     names = [label.get_text() for label in panels[0].get_yticklabels()]
     assert names == ["all recordings", "m1", "m2"]
     first = next(line for line in panels[0].collections if isinstance(line, LineCollection))

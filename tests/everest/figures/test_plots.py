@@ -100,19 +100,19 @@ def test_several_runs_share_a_figure(tmp_path: Path):
     assert document.read_bytes().startswith(b"%PDF")
 
 
-def test_a_sweep_has_a_line_for_each_arm_with_the_range_of_its_seeds(tmp_path: Path):
-    arms = []
-    for arm, losses in (("everest", [(4.0, 2.0), (2.0, 1.0, 0.5)]), ("videomae", [(8.0, 6.0)])):
+def test_a_sweep_has_a_line_for_each_variant_with_the_range_of_its_seeds(tmp_path: Path):
+    variants = []
+    for variant, losses in (("everest", [(4.0, 2.0), (2.0, 1.0, 0.5)]), ("videomae", [(8.0, 6.0)])):
         seeds = []
         for seed, values in enumerate(losses):
-            run = make_run(tmp_path / "pretrain" / f"{arm}{seed}")
+            run = make_run(tmp_path / "pretrain" / f"{variant}{seed}")
             for step, loss in enumerate(values, start=1):
                 append(run, f'{{"step": {step}, "loss": {loss}, "lr": 0.1, "clips_per_second": 4}}\n')
-            seeds.append({"seed": seed, "jobs": [f"pretrain/{arm}{seed}", f"eval/{arm}{seed}"]})
-        arms.append({"arm": arm, "seeds": seeds})
+            seeds.append({"seed": seed, "jobs": [f"pretrain/{variant}{seed}", f"eval/{variant}{seed}"]})
+        variants.append({"variant": variant, "seeds": seeds})
     make_run(tmp_path / "pretrain" / "begun")  # without a step
-    arms[1]["seeds"].append({"seed": 1, "jobs": ["pretrain/begun"]})
-    (tmp_path / "results.json").write_text(json.dumps({"stages": ["pretrain", "eval"], "arms": arms}))
+    variants[1]["seeds"].append({"seed": 1, "jobs": ["pretrain/begun"]})
+    (tmp_path / "results.json").write_text(json.dumps({"stages": ["pretrain", "eval"], "variants": variants}))
     everest, videomae = read_curves(list_runs(tmp_path, None), x="steps")
     assert (everest.name, videomae.name) == ("everest", "videomae")
     assert everest.curves["loss"].x.tolist() == [1, 2]  # the steps that both seeds have

@@ -84,7 +84,7 @@ def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monke
 
     def rows(file: Path, done: Sequence[Unreadable | None]) -> list[Unreadable | None]:
         sample = Sample(path=str(file))
-        items = read_window_items(sample, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
+        items = read_window_items(sample, VIEWS, window=0.5, step=0.25, emit=lambda _: None, done=done)
         return [item if isinstance(item, Unreadable) else None for item in items]
 
     for file in files:

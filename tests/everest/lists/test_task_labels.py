@@ -12,7 +12,7 @@ from prepare_commands import everest, touch
 from everest.config.heads import Head, named_heads
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.prepare.split import read_shares, split_samples
+from everest.prepare.split import read_fractions, split_samples
 
 PARTS = ("train", "val", "test")
 
@@ -36,30 +36,30 @@ def samples_of(folder: Path, **options: Any) -> list[Sample]:
     return [sample for file in files for sample in read_samples(file, root=folder, **options).samples]
 
 
-@given(shares=st.sampled_from(["80/10/10", "70/30"]), seed=st.integers(0, 10**6))
+@given(fractions=st.sampled_from(["80/10/10", "70/30"]), seed=st.integers(0, 10**6))
 @settings(max_examples=25)
-def test_each_of_several_classes_of_a_video_meets_its_shares(shares, seed):
+def test_each_of_several_classes_of_a_video_meets_its_fractions(fractions, seed):
     rng = np.random.default_rng(seed)
     rates = np.array([0.05, 0.1, 0.3, 0.5])  # of a frequent class, ten times the videos of the rarest
     samples = [
         Sample(path=f"/v/{number}.mp4", labels=(tuple(np.flatnonzero(rng.random(4) < rates).tolist()),))
         for number in range(200)
     ]
-    parts = read_shares(shares)
+    parts = read_fractions(fractions)
     lists = split_samples(samples, parts, seed=seed)
     total = Counter(index for sample in samples for index in sample.labels[0])
-    for name, share in parts.items():
+    for name, fraction in parts.items():
         counts = Counter(index for sample in lists[name] for index in sample.labels[0])
         for index, count in total.items():
             assert counts[index] >= 1 or count < len(parts)
-            assert abs(counts[index] - share * count) < 2
-        assert abs(len(lists[name]) - share * len(samples)) < 3
+            assert abs(counts[index] - fraction * count) < 2
+        assert abs(len(lists[name]) - fraction * len(samples)) < 3
 
 
 def test_numbers_are_divided_by_their_quantiles():
     def parts_of(numbers: list[float]) -> dict[str, list[float]]:
         samples = [Sample(path=f"/v/{i}.mp4", labels=(label,)) for i, label in enumerate(numbers)]
-        lists = split_samples(samples, read_shares("80/10/10"), seed=0)
+        lists = split_samples(samples, read_fractions("80/10/10"), seed=0)
         return {name: [sample.labels[0] for sample in part] for name, part in lists.items()}
 
     numbers = np.random.default_rng(0).lognormal(size=100).tolist()

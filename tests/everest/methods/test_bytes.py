@@ -57,7 +57,7 @@ def test_a_model_computes_the_same_from_bytes(selection, input_kind):
     frames, noise = clips(), torch.rand(2, 96)
     of_bytes, of_floats = model(frames, noise=noise), model(normalize(frames), noise=noise)
     assert torch.equal(of_bytes.selection.visible, of_floats.selection.visible)
-    assert torch.equal(of_bytes.selection.target, of_floats.selection.target)
+    assert torch.equal(of_bytes.selection.predicted, of_floats.selection.predicted)
     assert torch.equal(of_bytes.prediction, of_floats.prediction)
     torch.testing.assert_close(of_bytes.loss, of_floats.loss, rtol=1e-5, atol=1e-6)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.methods.camera import LARGEST_MOTION, MOTIONS, NUM_RANDOM, SHOWN_SHARE, moving_clips
+from everest.methods.camera import LARGEST_MOTION, MOTIONS, NUM_RANDOM, SHOWN_FRACTION, moving_clips
 
 HALF = 0.5  # of a random number: no motion
 
@@ -58,13 +58,13 @@ def test_a_zoom_changes_the_scale_and_a_rotation_turns_without_shear():
     widths = zoomed[0, 0, :, 20, 50].double() - zoomed[0, 0, :, 20, 10].double()  # (T,): levels on 40 columns
     factor = torch.tensor(LARGEST_MOTION).exp().item()
     assert widths[-1] / widths[0] == pytest.approx(factor, rel=0.05)
-    assert widths[4] == pytest.approx(4 * 40 * SHOWN_SHARE, abs=2)
-    turned, _ = made(ramp(), HALF, HALF, HALF, 1.0)
-    last = turned[0, 0, -1].double()
+    assert widths[4] == pytest.approx(4 * 40 * SHOWN_FRACTION, abs=2)
+    rotated, _ = made(ramp(), HALF, HALF, HALF, 1.0)
+    last = rotated[0, 0, -1].double()
     across, down = last[20, 40] - last[20, 20], last[30, 30] - last[10, 30]  # of 20 pixels in both directions
     angle = torch.atan2(-down, across).abs().item()
     assert angle == pytest.approx(LARGEST_MOTION / 2, abs=0.04)
-    assert (across**2 + down**2) ** 0.5 == pytest.approx(4 * 20 * SHOWN_SHARE, rel=0.05)
+    assert (across**2 + down**2) ** 0.5 == pytest.approx(4 * 20 * SHOWN_FRACTION, rel=0.05)
 
 
 def test_motions_have_mean_0_and_variance_1():

@@ -30,7 +30,7 @@ ODD = """
 class Unordered(Middle):
     def __call__(self, grid, *, importance, noise):
         chosen = super().__call__(grid, importance=importance, noise=noise)
-        return everest.TokenSelection(chosen.visible.flip(1), chosen.target)
+        return everest.TokenSelection(chosen.visible.flip(1), chosen.predicted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +135,14 @@ def test_a_recipe_names_a_strategy_and_a_target_of_another_package(package, reci
         f'finetune: {{selection: {{strategy: "{path}:Middle", visible_ratio: null}}}}\n'
     )
     loaded = load_recipe(mine)
-    selection, predicted = loaded.pretrain.selection, loaded.pretrain.target
-    assert (type(selection).__name__, type(predicted).__name__) == ("Middle", "MeanColor")
+    selection, target = loaded.pretrain.selection, loaded.pretrain.target
+    assert (type(selection).__name__, type(target).__name__) == ("Middle", "MeanColor")
     assert (selection.strategy, vars(selection)["keep_ratio"]) == (f"{path}:Middle", 0.5)
-    assert vars(predicted) == {"kind": f"{path}:MeanColor", "gain": 2.0}
+    assert vars(target) == {"kind": f"{path}:MeanColor", "gain": 2.0}
     assert vars(loaded.finetune.selection)["keep_ratio"] == 0.25  # the class's default, not the base's value
     (tmp_path / "again.yaml").write_text(dump_recipe(loaded))
     again = load_recipe(tmp_path / "again.yaml")
-    assert (again.pretrain.selection, again.pretrain.target) == (selection, predicted)
+    assert (again.pretrain.selection, again.pretrain.target) == (selection, target)
 
 
 @pytest.mark.slow  # six processes
@@ -176,7 +176,7 @@ def test_it_trains_and_its_checkpoints_load_if_the_module_is_imported(package, r
     assert everest.predict(model, video) == rows
     autoencoder = everest.load_model(encoder)
     out = autoencoder(autoencoder.transform(video))
-    assert out.target.shape == (1, 12, 3)
+    assert out.target_values.shape == (1, 12, 3)
     assert out.selection.visible.size(1) == 4
 
 
@@ -240,7 +240,7 @@ def test_a_strategy_of_a_program_is_used_directly(package: str):
     x = torch.randn(2, 3, 4, 32, 32)
     chosen = everest.select_tokens(x, strategy=middle.strategy, tubelet=(2, 8, 8), keep_ratio=0.5)
     assert chosen.visible.shape == (2, 4)
-    with pytest.raises(RecipeError, match="has no share of tokens to change; define its method `keeping`"):
+    with pytest.raises(RecipeError, match="has no fraction of tokens to change; define its method `keeping`"):
         everest.select_tokens(x, strategy=middle.strategy, tubelet=(2, 8, 8), keep=0.5)
 
 
@@ -254,7 +254,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
         torch.manual_seed(0)
         options = {"kind": "pretrain", "depth": 1, "frames": 8, "size": 64}
         model = everest.create_model("vit-tiny", **options, selection=selection)
-        kept.append(model(x, noise=torch.linspace(0, 0.9, 64).expand(2, -1)).selection.target)
+        kept.append(model(x, noise=torch.linspace(0, 0.9, 64).expand(2, -1)).selection.predicted)
     assert torch.equal(*kept)
     overrides = [f"pretrain.selection.strategy={path}", "pretrain.selection.gain=-2"]
     recipe = load_recipe("small", overrides=overrides)
@@ -269,9 +269,9 @@ def test_a_loss_of_pixels_is_one_class(package: str, recipe: Path):
     spec = read_model_spec(spec.dump(), source=Path("x"))
     assert (spec.target.kind, spec.target.normalize, spec.target.delta) == (kind, "token", 0.5)
     out = spec.build()(torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8))
-    error = F.huber_loss(out.prediction, out.target, delta=0.5, reduction="none").mean(dim=-1)
-    scored = out.selection.scored()
-    assert out.loss.item() == pytest.approx(error[scored].mean().item(), rel=1e-5)
+    error = F.huber_loss(out.prediction, out.target_values, delta=0.5, reduction="none").mean(dim=-1)
+    loss_mask = out.selection.loss_mask()
+    assert out.loss.item() == pytest.approx(error[loss_mask].mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

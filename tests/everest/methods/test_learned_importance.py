@@ -26,32 +26,32 @@ def noise(batch: int = 2, grid: TokenGrid = GRID, seed: int = 0) -> torch.Tensor
 
 @pytest.mark.parametrize("score", SCORES)
 def test_the_encoder_sees_the_same_tubes_whatever_scores(score):
-    drawn = noise()
-    chosen = LearnedImportance(score=score)(GRID, importance=noise(seed=1), noise=drawn)
-    assert torch.equal(chosen.visible, Tube()(GRID, importance=None, noise=drawn).visible)
-    assert chosen.scored().all()  # no token is both visible and predicted
+    sampled = noise()
+    chosen = LearnedImportance(score=score)(GRID, importance=noise(seed=1), noise=sampled)
+    assert torch.equal(chosen.visible, Tube()(GRID, importance=None, noise=sampled).visible)
+    assert chosen.loss_mask().all()  # no token is both visible and predicted
 
 
 def test_the_highest_unseen_scores_are_predicted_and_the_rest_is_random():
-    drawn, scores = noise(), noise(seed=1)
-    chosen = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=drawn)
+    sampled, scores = noise(), noise(seed=1)
+    chosen = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=sampled)
     unseen = scores.scatter(1, chosen.visible, -1.0)
-    assert torch.equal(chosen.target, unseen.topk(25).indices.sort(dim=1).values)
-    with_chance = LearnedImportance()(GRID, importance=scores, noise=drawn).target
+    assert torch.equal(chosen.predicted, unseen.topk(25).indices.sort(dim=1).values)
+    with_chance = LearnedImportance()(GRID, importance=scores, noise=sampled).predicted
     assert with_chance.size(1) == 25 + 12
-    for of_both, important in zip(with_chance, chosen.target, strict=True):
+    for of_both, important in zip(with_chance, chosen.predicted, strict=True):
         assert set(important.tolist()) < set(of_both.tolist())
 
 
 @pytest.mark.parametrize("score", ["learned", "random"])
 def test_the_random_part_favors_none_of_the_hidden_tokens(score):
-    """The tubes are drawn from the same numbers, which must not decide the target of the first slice."""
+    """The tubes are sampled from the same numbers, which must not decide what is predicted first."""
     grid, batch = TokenGrid(t=2, h=4, w=4), 4000
-    drawn = noise(batch, grid)
+    sampled = noise(batch, grid)
     chosen = LearnedImportance(mask_ratio=0.5, keep_ratio=0.0, random_ratio=0.25, score=score)(
-        grid, importance=torch.zeros(batch, grid.num_tokens), noise=drawn
+        grid, importance=torch.zeros(batch, grid.num_tokens), noise=sampled
     )
-    first = (chosen.target < grid.per_slice).float().mean(dim=1)  # share in the first slice
+    first = (chosen.predicted < grid.num_positions).float().mean(dim=1)  # share in the first time index
     deviation = first.std() / math.sqrt(batch)
     assert abs(first.mean() - 0.5) < 4 * deviation
 
@@ -68,10 +68,10 @@ def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score):
     shapes = set()
     for seed in range(2):
         chosen = strategy(grid, importance=noise(3, grid, seed + 5), noise=noise(3, grid, seed))
-        assert all(len(set(row.tolist())) == chosen.target.size(1) for row in chosen.target)
-        assert torch.equal(chosen.target, chosen.target.sort(dim=1).values)
-        shapes.add((chosen.visible.shape, chosen.target.shape))
-        both = torch.cat([chosen.visible, chosen.target], dim=1)
+        assert all(len(set(row.tolist())) == chosen.predicted.size(1) for row in chosen.predicted)
+        assert torch.equal(chosen.predicted, chosen.predicted.sort(dim=1).values)
+        shapes.add((chosen.visible.shape, chosen.predicted.shape))
+        both = torch.cat([chosen.visible, chosen.predicted], dim=1)
         assert all(len(set(row.tolist())) == both.size(1) for row in both)
     assert len(shapes) == 1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import DistanceName, RawPixels, embedding_change, pixel_change
-from everest.methods.selection import Drawn, FrameDifference, RedundancyRobust
+from everest.methods.selection import FrameDifference, RedundancyRobust, Sampled
 from everest.methods.strategies import (
     STRATEGIES,
     AllTokens,
@@ -35,7 +35,7 @@ GRIDS = {
 COUNTS = {
     RedundancyRobust(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
     RedundancyRobust(keep_ratio=0.6, visible_ratio=None): [(940, 0), (1411, 0), (7526, 0), (108, 0)],
-    Drawn(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
+    Sampled(): [(156, 314), (235, 470), (1254, 2509), (18, 36)],
     Tube(): [(160, 1408), (240, 2112), (1280, 11264), (20, 160)],
     RandomSpaceTime(): [(156, 1412), (235, 2117), (1254, 11290), (18, 162)],
     FrameDifference(keep_ratio=0.4): [(156, 471), (235, 705), (1254, 3763), (18, 54)],
@@ -79,18 +79,18 @@ def test_choice_is_ascending_disjoint_counted_and_repeatable(strategy, name):
     noise = torch.rand(2, grid.num_tokens, generator=generator)
     importance = torch.rand(2, grid.num_tokens, generator=generator)
     chosen = strategy(grid, importance=importance, noise=noise)
-    assert (chosen.visible.size(1), chosen.target.size(1)) == counts
-    for ids in (chosen.visible, chosen.target):
+    assert (chosen.visible.size(1), chosen.predicted.size(1)) == counts
+    for ids in (chosen.visible, chosen.predicted):
         assert (ids.diff(dim=1) > 0).all()
-    both = torch.cat([chosen.visible, chosen.target], dim=1)
+    both = torch.cat([chosen.visible, chosen.predicted], dim=1)
     assert all(row.unique().numel() == sum(counts) for row in both)
     assert both.min() >= 0
     assert both.max() < grid.num_tokens
     again = strategy(grid, importance=importance, noise=noise)
     assert torch.equal(again.visible, chosen.visible)
-    assert torch.equal(again.target, chosen.target)
+    assert torch.equal(again.predicted, chosen.predicted)
     on_meta = strategy(grid, importance=importance.to("meta"), noise=noise.to("meta"))
-    assert (on_meta.visible.size(1), on_meta.target.size(1)) == counts
+    assert (on_meta.visible.size(1), on_meta.predicted.size(1)) == counts
 
 
 @given(seed=st.integers(0, 1000), keep=st.sampled_from([0.1, 0.3, 0.5, 0.9]))
@@ -107,17 +107,17 @@ def test_no_dropped_token_matters_more_than_a_kept_one(seed, keep):
     assert torch.equal(ascending(grid, importance=-importance, noise=importance).visible, kept)
 
 
-def test_tube_masks_the_same_places_in_every_slice_and_tube_dropout_keeps_those_it_would_encode():
+def test_tube_masks_the_same_positions_at_every_time_index_and_tube_dropout_keeps_those_it_would_encode():
     grid = TokenGrid(t=4, h=4, w=4)
     noise = torch.rand(2, grid.num_tokens)
     tube = Tube(mask_ratio=0.25)(grid, importance=None, noise=noise)
-    places = (tube.visible % grid.per_slice).view(2, grid.t, -1)
+    places = (tube.visible % grid.num_positions).view(2, grid.t, -1)
     assert (places == places[:, :1]).all()
     dropout = TubeDropout(keep_ratio=0.75)(grid, importance=None, noise=noise)
     assert torch.equal(dropout.visible, tube.visible)
 
 
-# Two slices of one place: the tubelet's six values before and after.
+# Two time indices of one position: the tubelet's six values before and after.
 BEFORE = torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0, 0.0])
 AFTER = torch.tensor([1.0, 0.0, 3.0, 1.0, 2.0, 0.0])
 BY_HAND = {
@@ -137,26 +137,26 @@ def test_distances_equal_the_hand_computed_case(distance):
 
 
 NO_CHANGE = {"l2": 0.0, "l1": 0.0, "neg-cosine": -1.0, "neg-cka": -1.0}
-DRAWN_CLIPS = {"seed": st.integers(0, 2**32 - 1), "moving": st.sampled_from([0.0, 0.1, 0.5, 0.9])}
+SAMPLED_CLIPS = {"seed": st.integers(0, 2**32 - 1), "moving": st.sampled_from([0.0, 0.1, 0.5, 0.9])}
 
 
 def partly_still_clip(seed: int, moving: float) -> tuple[Tensor, Tensor]:
-    """A clip of noise (1, 3, 8, 32, 32), and which tokens (4 x 4 x 4) are equal to the slice before."""
+    """A clip of noise (1, 3, 8, 32, 32), and which tokens (4 x 4 x 4) are equal to the time index before."""
     generator = torch.Generator().manual_seed(seed)
-    slices = list(torch.randn(4, 3, 2, 32, 32, generator=generator))
+    time_indices = list(torch.randn(4, 3, 2, 32, 32, generator=generator))
     still = torch.rand(4, 4, 4, generator=generator) >= moving  # of the first slice: those of the second
     for number in range(1, 4):
         equal = still[number].repeat_interleave(8, 0).repeat_interleave(8, 1)  # (32, 32)
-        slices[number] = torch.where(equal, slices[number - 1], slices[number])
+        time_indices[number] = torch.where(equal, time_indices[number - 1], time_indices[number])
     still[0] = still[1]
-    return torch.cat(slices, dim=1)[None], still.flatten()
+    return torch.cat(time_indices, dim=1)[None], still.flatten()
 
 
 @pytest.mark.parametrize("distance", get_args(DistanceName))
 @pytest.mark.parametrize("layers", [0, 1, 3], ids=["pixels", "one layer", "three layers"])
-@given(**DRAWN_CLIPS)
+@given(**SAMPLED_CLIPS)
 @settings(max_examples=25)
-def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layers, seed, moving):
+def test_tokens_equal_to_the_time_index_before_have_exactly_no_change(distance, layers, seed, moving):
     clip, still = partly_still_clip(seed, moving)
     torch.manual_seed(seed)
     embed = TubeletEmbedding(24, (2, 8, 8), layers=layers) if layers else RawPixels((2, 8, 8))
@@ -165,26 +165,26 @@ def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layer
     assert (importance[~still] > NO_CHANGE[distance]).all()
 
 
-def test_first_slice_copies_the_second_or_is_zero_in_float32():
+def test_first_time_index_copies_the_second_or_is_zero_in_float32():
     frames = torch.rand(2, 3, 6, 4, 4)
     copied = embedding_change(frames, RawPixels((2, 2, 2)))
     zero = embedding_change(frames, RawPixels((2, 2, 2)), first_slice="zero")
     assert torch.equal(copied[:, :4], copied[:, 4:8])
     assert (zero[:, :4] == 0).all()
     assert torch.equal(copied[:, 4:], zero[:, 4:])
-    assert not embedding_change(frames[:, :, :2], RawPixels((2, 2, 2))).any()  # a clip of one slice
+    assert not embedding_change(frames[:, :, :2], RawPixels((2, 2, 2))).any()  # a clip of one time index
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert embedding_change(frames.bfloat16(), RawPixels((2, 2, 2))).dtype == torch.float32
 
 
-def test_keeping_a_share_of_whole_slices_or_places_masks_the_floor():
+def test_keeping_a_fraction_of_whole_time_indices_or_positions_masks_the_floor():
     grid = TokenGrid(t=8, h=2, w=2)
     noise = torch.rand(1, grid.num_tokens)
-    for strategy, share, visible in [(FrameWise(), 0.3, 3 * 4), (RunningCell(), 0.3, 2 * 8)]:
-        assert strategy.keeping(share)(grid, importance=None, noise=noise).visible.size(1) == visible
+    for strategy, fraction, visible in [(FrameWise(), 0.3, 3 * 4), (RunningCell(), 0.3, 2 * 8)]:
+        assert strategy.keeping(fraction)(grid, importance=None, noise=noise).visible.size(1) == visible
 
 
-def test_frame_masking_hides_whole_slices():
+def test_frame_masking_hides_whole_time_indices():
     grid = TokenGrid(t=8, h=3, w=3)
     noise = torch.rand(4, grid.num_tokens)
     chosen = FrameWise(mask_ratio=0.75)(grid, importance=None, noise=noise)
@@ -193,17 +193,17 @@ def test_frame_masking_hides_whole_slices():
         assert visible.bincount().max() == 9
 
 
-# The chosen places of a cell in four slices, numbered row by row, from each of two phases. In VideoMAE V2's
-# released program they move back by one place with every slice, in MAR's forward.
+# The chosen positions of a cell in four time indices, numbered row by row, from each of two phases. In
+# VideoMAE V2's official code they move back by one position with every time index, in MAR's forward.
 BACK = {0.0: [{0, 1}, {3, 0}, {2, 3}, {1, 2}], 0.5: [{2, 3}, {1, 2}, {0, 1}, {3, 0}]}
 FORWARD = {0.0: [{0, 1}, {1, 2}, {2, 3}, {3, 0}], 0.5: [{2, 3}, {3, 0}, {0, 1}, {1, 2}]}
 
 
-def places_of_cells(ids, grid):
-    """The places of every cell and slice that hold one of the tokens `ids`."""
+def positions_of_cells(ids, grid):
+    """The positions of every cell and time index that hold one of the tokens `ids`."""
     places = {(t, i, j): set() for t in range(grid.t) for i in range(grid.h // 2) for j in range(grid.w // 2)}
     for number in ids.tolist():
-        t, place = divmod(number, grid.per_slice)
+        t, place = divmod(number, grid.num_positions)
         row, column = divmod(place, grid.w)
         places[t, row // 2, column // 2].add(2 * (row % 2) + column % 2)
     return places
@@ -211,37 +211,37 @@ def places_of_cells(ids, grid):
 
 @pytest.mark.parametrize("start", [0.0, 0.5])
 @pytest.mark.parametrize("grid", [TokenGrid(t=4, h=2, w=4), TokenGrid(t=4, h=4, w=4)], ids=["wide", "square"])
-def test_cells_move_one_place_a_slice_back_in_videomae_v2_and_forward_in_mar(grid, start):
+def test_cells_move_one_position_a_time_index_back_in_videomae_v2_and_forward_in_mar(grid, start):
     noise = torch.rand(1, grid.num_tokens)
     noise[:, -1] = start
     v2, mar = (
         RunningCell(encoder=encoder, mask_ratio=0.5)(grid, importance=None, noise=noise)
         for encoder in ("tube", "running-cell")
     )
-    for (t, *_), places in places_of_cells(v2.target[0], grid).items():
+    for (t, *_), places in positions_of_cells(v2.predicted[0], grid).items():
         assert places == BACK[start][t]
-    for (t, *_), places in places_of_cells(mar.visible[0], grid).items():
+    for (t, *_), places in positions_of_cells(mar.visible[0], grid).items():
         assert places == FORWARD[start][t]
-    for (t, *_), places in places_of_cells(mar.target[0], grid).items():
+    for (t, *_), places in positions_of_cells(mar.predicted[0], grid).items():
         assert places == {0, 1, 2, 3} - FORWARD[start][t]
 
 
 def test_running_cells_overlap_a_tube_and_the_overlap_counts_for_nothing():
     grid = TokenGrid(t=8, h=14, w=14)
     chosen = RunningCell()(grid, importance=None, noise=torch.rand(3, grid.num_tokens))
-    assert chosen.scored().sum(dim=1).tolist() == [704] * 3  # 784 targets, 80 of them visible
+    assert chosen.loss_mask().sum(dim=1).tolist() == [704] * 3  # 784 targets, 80 of them visible
 
 
-def test_a_pass_without_scored_tokens_has_a_loss_of_zero():
+def test_a_micro_batch_without_tokens_that_count_has_a_loss_of_zero():
     grid = TokenGrid(t=2, h=2, w=2)
     noise = torch.zeros(1, grid.num_tokens)
     masks = RunningCell(mask_ratio=0.5, target_ratio=0.25)
     losses = []
     for start in torch.linspace(0, 0.99, 16):
         noise[:, -1], noise[:, 0] = start, start * 7 % 1
-        scored = masks(grid, importance=None, noise=noise).scored()
-        loss = mean_squared_error(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), scored)
-        losses.append((bool(scored.any()), loss))
+        loss_mask = masks(grid, importance=None, noise=noise).loss_mask()
+        loss = mean_squared_error(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), loss_mask)
+        losses.append((bool(loss_mask.any()), loss))
     assert {seen: loss.item() for seen, loss in losses} == {True: 1.0, False: 0.0}
 
 
@@ -249,9 +249,9 @@ def test_running_cells_of_the_encoder_leave_the_rest_to_predict_and_need_even_ro
     grid = TokenGrid(t=8, h=4, w=4)
     noise = torch.rand(2, grid.num_tokens)
     chosen = RunningCell(encoder="running-cell", mask_ratio=0.5)(grid, importance=None, noise=noise)
-    both = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
+    both = torch.cat([chosen.visible, chosen.predicted], dim=1).sort(dim=1).values
     assert torch.equal(both, torch.arange(grid.num_tokens).expand(2, -1))
-    with pytest.raises(RecipeError, match="do not fill 3 x 4 places"):
+    with pytest.raises(RecipeError, match="do not fill 3 x 4 positions"):
         RunningCell()(TokenGrid(t=4, h=3, w=4), importance=None, noise=noise)
 
 

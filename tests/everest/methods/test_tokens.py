@@ -33,15 +33,15 @@ def test_gathered_patches_are_those_of_patchify(grid, data):
     assert torch.equal(gather_patches(frames, ids, (2, 4, 4)), expected)
 
 
-def test_token_id_counts_columns_then_rows_then_slices():
+def test_token_id_counts_columns_then_rows_then_time_indices():
     grid = TokenGrid(t=2, h=3, w=5)
     patches = patchify(frames_of(grid, (1, 1, 1)), (1, 1, 1))
-    slice_, row, column = 1, 2, 3
-    token = (slice_ * grid.h + row) * grid.w + column
-    assert patches[0, token].flatten()[0] == frames_of(grid, (1, 1, 1))[0, 0, slice_, row, column]
+    time_index, row, column = 1, 2, 3
+    token = (time_index * grid.h + row) * grid.w + column
+    assert patches[0, token].flatten()[0] == frames_of(grid, (1, 1, 1))[0, 0, time_index, row, column]
 
 
-def test_a_clip_that_does_not_divide_has_no_grid_and_shares_are_floored_on_exact_decimals():
+def test_a_clip_that_does_not_divide_has_no_grid_and_fractions_are_floored_on_exact_decimals():
     for size in ((100, 224), (224, 8)):
         with pytest.raises(RecipeError, match="multiple of the tubelet's"):
             TokenGrid.of_clip(frames=16, size=size, tubelet=(2, 16, 16))
@@ -51,11 +51,11 @@ def test_a_clip_that_does_not_divide_has_no_grid_and_shares_are_floored_on_exact
     assert num_kept(10, 1 - 0.9) == 0  # the caller must keep its decimals
 
 
-def test_scored_targets_are_those_not_visible():
+def test_targets_that_count_are_those_not_visible():
     selection = TokenSelection(torch.tensor([[1, 4, 9], [0, 2, 3]]), torch.tensor([[0, 4, 10], [2, 3, 7]]))
-    assert selection.scored().tolist() == [[True, False, True], [False, False, True]]
+    assert selection.loss_mask().tolist() == [[True, False, True], [False, False, True]]
     nothing_visible = TokenSelection(torch.zeros(1, 0, dtype=torch.int64), torch.tensor([[3]]))
-    assert nothing_visible.scored().tolist() == [[True]]
+    assert nothing_visible.loss_mask().tolist() == [[True]]
 
 
 GRID = TokenGrid(t=2, h=2, w=2)
@@ -75,13 +75,13 @@ def test_a_choice_that_can_be_meant_passes():
     ("visible", "target", "message"),
     [
         ([[2, 1]], [[3, 4]], "selection.visible: ids must ascend"),
-        ([[1, 2]], [[4, 4]], "selection.target: ids must ascend in each row, without duplicates"),
+        ([[1, 2]], [[4, 4]], "selection.predicted: ids must ascend in each row, without duplicates"),
         ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip has the tokens 0 to 7"),
-        ([[1, 2]], [[3, 8]], "selection.target: ids from 3 to 8"),
+        ([[1, 2]], [[3, 8]], "selection.predicted: ids from 3 to 8"),
         ([[1, 2]] * 2, [[3, 4]] * 2, r"shape \(1, K\) for 1 clips, K at least 1, got torch.int64 \(2, 2\)"),
         ([1, 2], [3, 4], r"expected int64 ids of shape \(1, K\)"),
         ([[1.0, 2.0]], [[3, 4]], "expected int64 ids .* got torch.float32"),
-        ([[1, 2]], [[1, 2]], "all targets are visible"),
+        ([[1, 2]], [[1, 2]], "all predicted tokens are visible"),
     ],
 )
 def test_a_choice_that_cannot_be_meant_says_why(visible, target, message):
@@ -90,14 +90,14 @@ def test_a_choice_that_cannot_be_meant_says_why(visible, target, message):
 
 
 def test_a_choice_names_tokens_that_need_not_be_contiguous():
-    for part in ("visible", "target"):
-        ids = {"visible": torch.tensor([[1]]), "target": torch.tensor([[2]])}
+    for part in ("visible", "predicted"):
+        ids = {"visible": torch.tensor([[1]]), "predicted": torch.tensor([[2]])}
         ids[part] = ids[part][:, :0]
         with pytest.raises(ValueError, match=f"selection.{part}: expected int64 ids .* K at least 1"):
             TokenSelection(**ids).check(GRID, batch=1)
     ids = torch.tensor([[1, 3], [2, 5], [4, 6]]).T  # (2, 3), strides of a transpose
     assert not ids.is_contiguous()
-    assert not TokenSelection(ids, ids).scored().any()  # a warning is an error here
+    assert not TokenSelection(ids, ids).loss_mask().any()  # a warning is an error here
 
 
 @pytest.mark.parametrize("normalize", [True, "token"])

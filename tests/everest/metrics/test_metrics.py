@@ -131,8 +131,8 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
     assert mean_loss(predictions) == pytest.approx(-np.log(np.maximum(right, tiny)).mean(), rel=1e-4)
     weights = np.random.default_rng(seed).multinomial(VIDEOS, np.ones(VIDEOS) / VIDEOS).astype(np.float64)
     found = head_metrics.HEAD_METRICS["multi-label"](head)(weights)
-    drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
-    labels, means = head.labels[drawn], head.means[drawn]
+    sampled = np.repeat(np.arange(VIDEOS), weights.astype(int))
+    labels, means = head.labels[sampled], head.means[sampled]
     chosen = means >= np.array(head.head.chosen_thresholds or (0.5,) * 4)
     complete = labels.any(axis=0).all()  # else there is no mean over the classes
     assert found == pytest.approx(
@@ -146,7 +146,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
     )
     one = only_head(single_label(seed))
     found = head_metrics.HEAD_METRICS["single-label"](one)(weights)
-    labels, predicted = one.labels[drawn], one.means.argmax(axis=1)[drawn]
+    labels, predicted = one.labels[sampled], one.means.argmax(axis=1)[sampled]
     assert found["top1"] == pytest.approx(sk.accuracy_score(labels, predicted))
     if len(np.unique(labels)) == 5:
         assert found["mean_class_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, predicted))
@@ -154,7 +154,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
         assert found["macro_f1"] == pytest.approx(f1)
     of_numbers = only_head(numbers(seed))
     found = head_metrics.HEAD_METRICS["regression"](of_numbers)(weights)
-    truth, value = of_numbers.labels[drawn], of_numbers.means[drawn, 0].astype(np.float64)
+    truth, value = of_numbers.labels[sampled], of_numbers.means[sampled, 0].astype(np.float64)
     assert found["r2"] == pytest.approx(sk.r2_score(truth, value))
     assert found["spearman"] == pytest.approx(spearmanr(truth, value)[0])
 
@@ -173,7 +173,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn():
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert all(low < found[name] < high for name, (low, high) in found["intervals"].items())
     alike = predictions_of([1.0, 1.0], np.ones((2, 1, 1)), Head(task="regression", outputs=1))
-    found = compute_metrics(alike, intervals=True)  # no variance of which a share could be explained
+    found = compute_metrics(alike, intervals=True)  # no variance of which a fraction could be explained
     assert (found["mae"], found["r2"], found["spearman"]) == (0, None, None)
     assert found["intervals"]["r2"] == [None, None]
 
@@ -242,16 +242,16 @@ def test_thresholds_are_those_of_a_search_over_all_middles(decimals: int):
 Right = NDArray[np.bool_]
 
 
-def share(right: NDArray[np.floating] | Right) -> MetricFunction:
+def fraction(right: NDArray[np.floating] | Right) -> MetricFunction:
     return lambda weights: {"top1": float(weights @ right / weights.sum())}
 
 
 def interval(right: Right, groups: Sequence[Hashable] | None = None) -> tuple[float, float]:
-    return bootstrap(share(right), range(len(right)) if groups is None else groups)["top1"]
+    return bootstrap(fraction(right), range(len(right)) if groups is None else groups)["top1"]
 
 
 @pytest.mark.parametrize(("right", "videos"), [(9, 50), (45, 50), (300, 400), (12, 3000)])
-def test_the_interval_of_a_share_is_that_of_the_binomial(right: int, videos: int):
+def test_the_interval_of_a_fraction_is_that_of_the_binomial(right: int, videos: int):
     """The number of right answers among resampled videos has a binomial distribution."""
     low, high = interval(np.arange(videos) < right)
     spread = binom(videos, right / videos)
@@ -300,14 +300,14 @@ def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 
     """Simulate groups of `size` videos, of which each group's share is right, on average a half.
 
     Returns:
-        The share of intervals that contain a half, and their mean width.
+        The fraction of intervals that contain a half, and their mean width.
     """
     rng = np.random.default_rng(0)
     ends = np.empty((sets, 2))
     for row in ends:
         of_group = rng.beta(0.5, 0.5, size=len(groups) // size)  # videos of a group correlate by 0.5
         right = (rng.random(len(groups)) < np.repeat(of_group, size)).astype(np.float64)
-        row[:] = bootstrap(share(right), groups, resamples=draws)["top1"]
+        row[:] = bootstrap(fraction(right), groups, resamples=draws)["top1"]
     low, high = ends.T
     return float(((low <= 0.5) & (high >= 0.5)).mean()), float((high - low).mean())
 

@@ -38,7 +38,7 @@ def test_the_score_of_two_tokens_depends_on_their_distance_only():
     positions = RotaryPositions(TokenGrid(t=9, h=1, w=1), 6)
     rotation = positions(torch.arange(9)[None])
     q, k = (torch.randn(6).expand(1, 1, 9, 6) for _ in range(2))
-    scores = (rotation.turn(q) @ rotation.turn(k).mT)[0, 0]  # (9, 9)
+    scores = (rotation.rotate(q) @ rotation.rotate(k).mT)[0, 0]  # (9, 9)
     torch.testing.assert_close(scores[2:, 2:], scores[:-2, :-2])
     assert scores.std() > 1e-3
 
@@ -50,13 +50,13 @@ def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     parts = F.linear(block.norm1(x), attn.qkv.weight, bias).chunk(3, -1)
     q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
 
-    def turned(x: Tensor) -> Tensor:
+    def rotated(x: Tensor) -> Tensor:
         crossed = torch.empty_like(x)
         crossed[..., ::2], crossed[..., 1::2] = -x[..., 1::2], x[..., ::2]
         return x * cos + crossed * sin
 
-    shares = (turned(q) @ turned(k).mT / q.size(-1) ** 0.5).softmax(dim=-1)
-    x = x + attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    fractions = (rotated(q) @ rotated(k).mT / q.size(-1) ** 0.5).softmax(dim=-1)
+    x = x + attn.proj((fractions @ v).transpose(1, 2).flatten(2))
     hidden = ACTIVATIONS[block.mlp.activation](block.mlp.fc1(block.norm2(x)))
     return x + block.mlp.fc2(hidden if block.mlp.norm is None else block.mlp.norm(hidden))
 
@@ -126,7 +126,9 @@ def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str
 
 
 @pytest.mark.parametrize("changes", [{"registers": 2}, {"rotary": "dinov3", "class_token": False}])
-def test_slices_with_all_tokens_are_encoded_without_a_mask_to_the_same_tokens(changes: dict[str, object]):
+def test_time_indices_with_all_tokens_are_encoded_without_a_mask_to_the_same_tokens(
+    changes: dict[str, object],
+):
     model = tiny("classifier", num_classes=3, **{**PARTS, "attention": "slice", **changes})
     encoder = randomized(model).encoder
     clips, ids = torch.randn(2, 3, 8, 32, 32), torch.arange(encoder.grid.num_tokens).expand(2, -1)

@@ -211,7 +211,9 @@ def test_profile_shows_the_trained_parameters_of_partial_training():
 
 SELECTION = "pretrain.selection={strategy: tube, mask_ratio: 0.9}"
 CAMERA = "pretrain.camera_motion=1"
-TENTH, QUARTER_OF_ALL = (f"pretrain.views={{keep_ratio: {share}, uniform: 1.0}}" for share in (0.1, 0.25))
+TENTH, QUARTER_OF_ALL = (
+    f"pretrain.views={{view_ratio: {fraction}, uniform: 1.0}}" for fraction in (0.1, 0.25)
+)
 METHODS = {  # as docs/methods.md calls them
     "EVEREST": (),
     "VideoMAE, 90 %": (SELECTION,),

@@ -43,7 +43,7 @@ def test_importance_is_the_distance_of_embeddings_which_are_those_of_the_whole_c
     frames = torch.randn(2, 3, 6, 16, 16)
     tokens = embed(patchify(frames, (2, 8, 8)))  # (B, N, D)
     torch.testing.assert_close(tokens, embed.proj(frames).flatten(2).mT)
-    tokens = tokens.unflatten(1, (3, 4))  # (B, slices, places, D)
+    tokens = tokens.unflatten(1, (3, 4))  # (B, time indices, positions, D)
     expected = (tokens[:, 1:] - tokens[:, :-1]).norm(dim=-1)  # (B, 2, 4)
     measured = embedding_change(frames, embed).unflatten(1, (3, 4))
     torch.testing.assert_close(measured[:, 1:], expected)
@@ -83,8 +83,8 @@ def fitted(old: TokenGrid, new: TokenGrid, spatial: torch.Tensor, temporal: torc
     return positions
 
 
-def test_slices_are_interpolated_linearly():
-    """From 2 slices to 4: their centers are at -1/4, 1/4, 3/4 and 5/4 of the way, the ends are held."""
+def test_time_indices_are_interpolated_linearly():
+    """From 2 time indices to 4: their centers are at -1/4, 1/4, 3/4 and 5/4 of the way, the ends are held."""
     temporal = torch.tensor([[[0.0, 8.0], [4.0, 0.0]]])
     old, new = TokenGrid(t=2, h=1, w=1), TokenGrid(t=4, h=1, w=1)
     longer = fitted(old, new, torch.zeros(1, 1, 2), temporal)

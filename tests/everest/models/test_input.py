@@ -53,7 +53,7 @@ def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor
     noise = torch.rand(2, plain.encoder.grid.num_tokens)
     expected, out = plain(changes_of(clips), noise=noise), moving(clips, noise=noise)
     assert torch.equal(out.selection.visible, expected.selection.visible)
-    assert torch.equal(out.target, expected.target)
+    assert torch.equal(out.target_values, expected.target_values)
     assert torch.equal(out.loss, expected.loss)
     assert torch.equal(out.frames, clips)
     features = (encode_clips(moving, clips, 0.5), encode_clips(plain, changes_of(clips), 0.5))

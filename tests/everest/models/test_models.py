@@ -16,7 +16,7 @@ from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.errors import RecipeError
 from everest.methods.grid import NoiseLayout, TokenSelection
-from everest.methods.selection import Drawn
+from everest.methods.selection import Sampled
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.mae import AutoencoderOutput, AutoencoderSpec
@@ -50,7 +50,7 @@ def test_any_grid_and_strategy_gives_a_finite_loss_and_gradients(strategy, frame
     out = model(torch.randn(2, 3, frames, *size))
     out.loss.backward()
     assert torch.isfinite(out.loss)
-    assert out.prediction.shape == out.target.shape == (*out.selection.target.shape, 2 * 8 * 8 * 3)
+    assert out.prediction.shape == out.target_values.shape == (*out.selection.predicted.shape, 2 * 8 * 8 * 3)
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -62,7 +62,7 @@ def test_targets_given_as_visible_do_not_count():
     visible = torch.tensor([[0, 5, 9]])
     alone = model(x, selection=TokenSelection(visible, torch.tensor([[3, 11]])))
     overlapping = model(x, selection=TokenSelection(visible, torch.tensor([[3, 5, 11]])))
-    errors = (overlapping.prediction - overlapping.target).square().mean(-1)[0]
+    errors = (overlapping.prediction - overlapping.target_values).square().mean(-1)[0]
     assert overlapping.loss.item() == pytest.approx(errors[[0, 2]].mean().item(), rel=1e-6)
     assert overlapping.prediction.shape[1] == alone.prediction.shape[1] + 1
 
@@ -85,7 +85,7 @@ def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
     assert not torch.equal(model(x).selection.visible, first)
 
 
-def test_keep_of_a_call_overrides_the_trained_share():
+def test_keep_of_a_call_overrides_the_trained_fraction():
     classifier = tiny("classifier", num_classes=3).eval()
     x = torch.randn(2, 3, 8, 32, 32)
     assert classifier.kept_tokens(x).size(1) == 38  # 0.6 of 64
@@ -172,7 +172,7 @@ def test_a_strategy_must_give_importance_to_each_clip(monkeypatch):
 
 
 @pytest.mark.parametrize("noise", [torch.rand(2, 64), torch.rand(1, 63), torch.rand(64)])
-@pytest.mark.parametrize("selection", [Drawn(visible_ratio=None), AllTokens()])
+@pytest.mark.parametrize("selection", [Sampled(visible_ratio=None), AllTokens()])
 def test_a_classifier_refuses_noise_of_other_clips_or_tokens(noise, selection):
     model = tiny("classifier", num_classes=3, selection=selection)
     with pytest.raises(ValueError, match=r"noise: expected shape \(1, at least 64\)"):
@@ -194,7 +194,7 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
 
 
 def drawing():
-    """A model of 4 slices that are drawn from 6, and candidates in which little happens after slice 3."""
+    """A model of 4 time indices sampled from 6, and candidates in which little happens after the third."""
     model = tiny("pretrain", selection=RedundancyRobust(keep_ratio=0.5))
     model.noise_layout = NoiseLayout.of(model.encoder.grid, alpha=1.5)
     frames = torch.randn(3, 3, 12, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -206,20 +206,20 @@ def test_clips_are_drawn_from_candidates_where_something_happens():
     model, frames = drawing()
     noise = torch.rand(3, 6 * 16 + 6)
     out = model(frames, noise=noise)
-    assert torch.equal(out.frames, frames[:, :, :8])  # slices 4 and 5 have no kept token
+    assert torch.equal(out.frames, frames[:, :, :8])  # time indices 4 and 5 have no kept token
     again = model(out.frames, selection=out.selection)
     assert torch.equal(again.loss, out.loss)
 
 
-def test_drawn_slices_keep_the_importance_that_they_had():
+def test_sampled_time_indices_keep_the_importance_that_they_had():
     torch.manual_seed(0)
     model, frames = drawing()
-    frames[:, :, 4:6] = frames[:, :, 2:4]  # nothing happens in slice 2
+    frames[:, :, 4:6] = frames[:, :, 2:4]  # nothing happens in time index 2
     frames[:, :, 8:] = torch.randn(3, 3, 4, 32, 32)
     noise = torch.rand(3, 6 * 16 + 6)
     out = model(frames, noise=noise)
     measured = model(out.frames, noise=noise)  # a clip of its own length is measured by itself
-    assert not torch.equal(out.selection.target, measured.selection.target)
+    assert not torch.equal(out.selection.predicted, measured.selection.predicted)
 
 
 def test_importance_of_candidates_is_of_all_their_tokens():
@@ -271,7 +271,11 @@ def outputs(module: nn.Module, x: Tensor) -> list[Tensor]:
     """The loss and the predictions, or the logits or features."""
     noise = torch.rand(2, 64, generator=torch.Generator().manual_seed(3))
     found = module(x, noise=noise)
-    return [found.loss, found.prediction, found.target] if isinstance(found, AutoencoderOutput) else [found]
+    return (
+        [found.loss, found.prediction, found.target_values]
+        if isinstance(found, AutoencoderOutput)
+        else [found]
+    )
 
 
 def assert_learns(module: nn.Module, dtype: torch.dtype) -> None:

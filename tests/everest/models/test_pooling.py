@@ -62,7 +62,7 @@ def chosen_tokens(keep: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("keep", [1, 6, 13, 24])
-def test_the_change_is_the_mean_over_pairs_of_slices(keep: int):
+def test_the_change_is_the_mean_over_pairs_of_time_indices(keep: int):
     tokens, ids = chosen_tokens(keep)
     found = mean_and_change(tokens, ids, GRID)
     assert torch.equal(found[:, :5], tokens.mean(dim=1))
@@ -77,13 +77,13 @@ def test_the_change_is_the_mean_over_pairs_of_slices(keep: int):
         torch.testing.assert_close(measured[10:], torch.cat(moved) if moved else torch.zeros(10))
 
 
-def test_the_order_of_tokens_has_no_effect_and_all_tokens_give_the_difference_of_slices():
+def test_the_order_of_tokens_has_no_effect_and_all_tokens_give_the_difference_of_time_indices():
     tokens, ids = chosen_tokens(24)
     found, order = mean_and_change(tokens, ids, GRID), torch.randperm(24)
     torch.testing.assert_close(mean_and_change(tokens[:, order], ids[:, order], GRID), found)
-    slices = tokens.unflatten(1, (4, 6))
-    torch.testing.assert_close(found[:, 5:10], slices.diff(dim=1).abs().mean(dim=(1, 2)))
-    still = mean_and_change(slices[:, :1].expand(-1, 4, -1, -1).flatten(1, 2), ids, GRID)
+    time_indices = tokens.unflatten(1, (4, 6))
+    torch.testing.assert_close(found[:, 5:10], time_indices.diff(dim=1).abs().mean(dim=(1, 2)))
+    still = mean_and_change(time_indices[:, :1].expand(-1, 4, -1, -1).flatten(1, 2), ids, GRID)
     assert not still[:, 5:10].any()
     assert not still[:, 15:].any()
 
@@ -113,8 +113,8 @@ def test_the_class_token_attends_once_like_plain_attention():
         layer(part).unflatten(-1, (2, 12)).transpose(1, 2)
         for layer, part in ((block.attn.q, seen[:, :1]), (block.attn.k, seen), (block.attn.v, seen))
     )
-    shares = (q @ k.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
-    class_token = class_token + block.attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    fractions = (q @ k.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
+    class_token = class_token + block.attn.proj((fractions @ v).transpose(1, 2).flatten(2))
     class_token = class_token + block.mlp(block.norm2(class_token))
     torch.testing.assert_close(pool(tokens), class_token[:, 0])
 

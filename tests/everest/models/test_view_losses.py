@@ -11,7 +11,7 @@ from torch import Tensor
 from everest.models.view_model import contrast, spread
 
 
-def drawn(*shape: int, seed: int = 0) -> Tensor:
+def sampled(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
 
@@ -32,7 +32,7 @@ def written_out_contrast(projections: Tensor, videos: list[int], temperature: fl
 
 @pytest.mark.parametrize(("views", "videos"), [(2, [0, 1, 2, 3]), (3, [0, 1, 0, 2]), (2, [5, 5, 5, 5])])
 def test_contrast_is_infonce_in_value_and_gradient(views: int, videos: list[int]):
-    projections = drawn(4, views, 6)
+    projections = sampled(4, views, 6)
     loss, _ = contrast(projections, torch.tensor(videos), temperature=0.3)
     expected = written_out_contrast(projections, videos, 0.3)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-12)

@@ -59,7 +59,7 @@ def test_frames_and_times_stay(shared: Path, tmp_path: Path, name: str):
 def test_motion_jpeg_has_the_same_frames_times_and_marks(shared: Path, tmp_path: Path, name: str):
     made = same_video(shared / "videos" / "odd" / name, tmp_path, "--codec", "mjpeg")
     index = inspect_video(made).index
-    assert index.sizes.size == len(index)  # each frame is read by its place
+    assert index.sizes.size == len(index)  # each frame is read by its position
     again = summary(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128, "--codec", "mjpeg")
     assert again["encoded"] == 0
 
@@ -243,8 +243,8 @@ def test_names_whose_end_only_looks_like_a_suffix_stay_whole(tmp_path: Path):
     videos = [tmp_path / "out" / f"mouse.day{day}.mp4" for day in (1, 2)]
     assert [int(read_frames(video, [0])[0, 0, 0, 0]) for video in videos] == pytest.approx([100, 200], abs=9)
     called("select-frames", tmp_path / "in", "--frames", 2, "--picture", tmp_path / "figures")
-    drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert drawn == ["mouse.day1-frames.png", "mouse.day2-frames.png"]
+    sampled = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert sampled == ["mouse.day1-frames.png", "mouse.day2-frames.png"]
 
 
 def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):

@@ -10,7 +10,7 @@ from prepare_commands import everest, split, touch
 from everest.lists.groups import set_groups
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
-from everest.prepare.split import read_shares, split_samples
+from everest.prepare.split import read_fractions, split_samples
 from everest_workflows.suggest.data_section import make_data_section
 
 
@@ -29,42 +29,43 @@ def groups_in(root, *names):
     return {Path(sample.path).name: sample.group for samples in found for sample in samples}
 
 
-def divided(samples, shares, seed=0, group=None):
+def divided(samples, fractions, seed=0, group=None):
     grouped = set_groups(samples, group, root=Path("/v")) if group else samples
-    return split_samples(grouped, read_shares(shares), seed=seed)
+    return split_samples(grouped, read_fractions(fractions), seed=seed)
 
 
 PARTS = ("train", "val", "test")
-SHARES = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
+FRACTIONS = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
 CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
-@given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
-@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
-@example(classes=[3, 3, 18], shares="80/10/10", seed=0)  # the class of 18 gives val and test one video less
+@given(classes=CLASSES, fractions=FRACTIONS, seed=st.integers(0, 9))
+# Two groups have to change lists; the class of 18 gives val and test one video less.
+@example(classes=[17, 13, 23, 27, 57, 60], fractions="80/10/10", seed=1)
+@example(classes=[3, 3, 18], fractions="80/10/10", seed=0)
 @settings(max_examples=50)
-def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
-    parts = read_shares(shares)
+def test_single_videos_meet_their_fractions_in_every_class_and_altogether(classes, fractions, seed):
+    parts = read_fractions(fractions)
     samples = samples_of(classes, 1)
-    lists = divided(samples, shares, seed)
+    lists = divided(samples, fractions, seed)
     assert sorted(s.path for part in lists.values() for s in part) == sorted(s.path for s in samples)
-    # A class of too few videos for its shares still has one in each list, which others give.
+    # A class of too few videos for its fractions still has one in each list, which others give.
     given = sum(count >= len(parts) and count * min(parts.values()) < 1 for count in classes)
-    for name, share in parts.items():
+    for name, fraction in parts.items():
         counts = Counter(sample.labels[0] for sample in lists[name])
-        assert abs(len(lists[name]) - share * len(samples)) < 1.5 + given * len(parts)
+        assert abs(len(lists[name]) - fraction * len(samples)) < 1.5 + given * len(parts)
         for label, count in enumerate(classes):
             least = 1 if count >= len(parts) else 0
             lent = len(parts) - 1 if least and count * min(parts.values()) < 1 else 0
             assert least <= counts[label]
-            assert abs(counts[label] - share * count) < 1.5 + max(lent, given)
+            assert abs(counts[label] - fraction * count) < 1.5 + max(lent, given)
 
 
-@given(classes=CLASSES, shares=SHARES, group_size=st.integers(1, 9), seed=st.integers(0, 9))
+@given(classes=CLASSES, fractions=FRACTIONS, group_size=st.integers(1, 9), seed=st.integers(0, 9))
 @settings(max_examples=30)
-def test_groups_stay_whole_and_a_class_of_enough_groups_is_in_each_list(classes, shares, group_size, seed):
+def test_groups_stay_whole_and_a_class_of_enough_groups_is_in_each_list(classes, fractions, group_size, seed):
     samples = samples_of(classes, group_size)
-    lists = divided(samples, shares, seed, r"(c\d+_g\d+)_")
+    lists = divided(samples, fractions, seed, r"(c\d+_g\d+)_")
     assert sum(map(len, lists.values())) == len(samples)
     groups = [{sample.group for sample in part} for part in lists.values()]
     assert len(set().union(*groups)) == sum(map(len, groups))
@@ -104,7 +105,7 @@ def test_nothing_is_replaced_and_no_list_of_another_split_remains(ucf_names):
     split(ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
 
 
-def test_the_shares_are_70_15_15_unless_given(tmp_path):
+def test_the_fractions_are_70_15_15_unless_given(tmp_path):
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in ("run", "walk") for number in range(20)))
     told = json.loads(split(tmp_path, "--json").stdout)
     assert {name: row["videos"] for name, row in told["lists"].items()} == {"train": 28, "val": 6, "test": 6}

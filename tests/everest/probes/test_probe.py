@@ -127,7 +127,7 @@ def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: 
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
     model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, views=(1, 1))
-    found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=ignore_event)
+    found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, emit=ignore_event)
     for level, encoded in (("video", found.features["pooled"]), ("tokens", found.features["tokens"])):
         called("extract -q", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
         extracted = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()

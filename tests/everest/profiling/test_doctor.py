@@ -14,7 +14,7 @@ def test_a_machine_that_runs_these_tests_is_healthy_and_every_problem_has_a_fix(
     told = json_of("doctor")
     found = {finding["name"]: finding for finding in told["findings"]}
     assert told["healthy"] is True
-    assert told["verdict"].startswith("everest works on this machine, on ")
+    assert told["summary"].startswith("everest works on this machine, on ")
     assert all(finding["state"] != "broken" for finding in found.values())
     assert found["torch"]["found"] == importlib.metadata.version("torch")
     assert torch.__version__ in found["torch and torchvision"]["found"]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.config.yaml import read_yaml
 from everest.errors import DataError, RecipeError
-from everest.inference.videos import Passes
+from everest.inference.videos import Batching
 from everest.lists.sample import Sample
 from everest.models.clip_spec import ModelSpec
 from everest.models.cost import Macs, count_macs, count_tokens
@@ -94,10 +94,10 @@ def counted_by_torch(spec: ModelSpec) -> int:
 
 
 def embedded(spec: ModelSpec) -> int:
-    """Tubelets that this program embeds: the encoded, and for importance those of all slices but one."""
+    """Tubelets that this program embeds: those encoded, and for importance all but the first time index."""
     measures = spec.selection.strategy == "redundancy-robust"
     changes = spec.candidate_frames // spec.model.tubelet[0] - 1 if measures else 0
-    return count_tokens(spec).visible + changes * spec.grid.per_slice
+    return count_tokens(spec).visible + changes * spec.grid.num_positions
 
 
 def left_out_of_last_block(spec: ModelSpec) -> int:
@@ -132,9 +132,9 @@ def left_out_of_last_block(spec: ModelSpec) -> int:
 def test_counts_equal_torchs_except_for_known_terms(recipe: str, changes: tuple[str, ...], stage):
     spec = make_stage_spec(load_recipe(recipe, overrides=[*TINY, *changes]), stage)
     macs = count_macs(spec)
-    # torch does not count LayerNorm; everest embeds and decodes fewer tokens than the released programs.
+    # torch does not count LayerNorm; everest embeds and decodes fewer tokens than the official code.
     expected = macs.linear + macs.attention - left_out_of_last_block(spec)
-    offered = spec.candidate_frames // spec.model.tubelet[0] * spec.grid.per_slice
+    offered = spec.candidate_frames // spec.model.tubelet[0] * spec.grid.num_positions
     expected += macs.embedding * embedded(spec) // offered
     assert counted_by_torch(spec) == expected
 
@@ -294,4 +294,4 @@ def test_a_timeline_without_windows_ends_in_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(speed, "compute_over_windows", lambda *_: iter(()))
     model: Any = SimpleNamespace(outputs=None)
     with pytest.raises(DataError, match=r"empty.mp4: no intact window within 0 s"):
-        speed.time_windows(model, [Sample(path="empty.mp4")], Passes(window=1.0))
+        speed.time_windows(model, [Sample(path="empty.mp4")], Batching(window=1.0))

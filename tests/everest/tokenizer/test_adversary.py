@@ -53,41 +53,41 @@ def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
 
 def test_losses_of_a_linear_discriminator_are_those_by_hand():
     weight = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    real, rebuilt = torch.rand(2, 3, 2, 3, 1, 2).unbind()
+    real, reconstructed = torch.rand(2, 3, 2, 3, 1, 2).unbind()
     adversary = Adversary(Linear(weight.clone()))
-    found = adversary.discriminator_losses(real, rebuilt)
-    on_real, on_rebuilt = real.flatten(1) @ weight, rebuilt.flatten(1) @ weight
-    logistic = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_rebuilt).log().mean())
+    found = adversary.discriminator_losses(real, reconstructed)
+    on_real, on_reconstructed = real.flatten(1) @ weight, reconstructed.flatten(1) @ weight
+    logistic = -(torch.sigmoid(on_real).log().mean() + torch.sigmoid(-on_reconstructed).log().mean())
     assert found.logistic.item() == pytest.approx(logistic.item(), rel=1e-5)
     assert found.r1.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
     assert found.total.item() == pytest.approx((logistic + 10 * weight.square().sum()).item(), rel=1e-5)
-    generator = -torch.sigmoid(on_rebuilt).log().mean()
-    assert adversary.generator_loss(rebuilt).item() == pytest.approx(generator.item(), rel=1e-5)
-    free = Adversary(adversary.discriminator, r1_weight=0.0).discriminator_losses(real, rebuilt)
+    generator = -torch.sigmoid(on_reconstructed).log().mean()
+    assert adversary.generator_loss(reconstructed).item() == pytest.approx(generator.item(), rel=1e-5)
+    free = Adversary(adversary.discriminator, r1_weight=0.0).discriminator_losses(real, reconstructed)
     assert free.total == free.logistic == found.logistic  # the penalty is reported and teaches nothing
     assert free.r1 == found.r1
 
 
 def test_the_losses_leave_the_discriminator_or_the_clips_alone(adversary: Adversary):
     weights = list(adversary.discriminator.parameters())
-    rebuilt = clips().requires_grad_()
-    adversary.generator_loss(rebuilt).backward()
-    assert rebuilt.grad is not None
-    assert rebuilt.grad.abs().max() > 0
+    reconstructed = clips().requires_grad_()
+    adversary.generator_loss(reconstructed).backward()
+    assert reconstructed.grad is not None
+    assert reconstructed.grad.abs().max() > 0
     assert all(weight.grad is None and weight.requires_grad for weight in weights)
-    real, rebuilt = clips().requires_grad_(), clips(seed=1).requires_grad_()
-    adversary.discriminator_losses(real, rebuilt).total.backward()
+    real, reconstructed = clips().requires_grad_(), clips(seed=1).requires_grad_()
+    adversary.discriminator_losses(real, reconstructed).total.backward()
     assert real.grad is None
-    assert rebuilt.grad is None
+    assert reconstructed.grad is None
     assert all(weight.grad is not None for weight in weights)
 
 
 def test_all_is_float32_under_autocast(adversary: Adversary):
-    real, rebuilt = clips(), clips(seed=1)
-    plain = adversary.discriminator_losses(real, rebuilt)
-    generator = adversary.generator_loss(rebuilt)
+    real, reconstructed = clips(), clips(seed=1)
+    plain = adversary.discriminator_losses(real, reconstructed)
+    generator = adversary.generator_loss(reconstructed)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert F.conv3d(real, torch.rand(1, 3, 1, 1, 1)).dtype == torch.bfloat16
-        cast = adversary.discriminator_losses(real, rebuilt)
-        assert torch.equal(adversary.generator_loss(rebuilt), generator)
+        cast = adversary.discriminator_losses(real, reconstructed)
+        assert torch.equal(adversary.generator_loss(reconstructed), generator)
     assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))

@@ -23,10 +23,10 @@ def scorer() -> TokenScorer:
     return TokenScorer((2, 4), (32, 64))
 
 
-def test_a_score_depends_on_the_frames_of_two_slices_only(scorer: TokenScorer):
+def test_a_score_depends_on_the_frames_of_two_time_indices_only(scorer: TokenScorer):
     frames = clip(1, 3, 32, 16, 16)
     whole = scorer(frames)
-    for first in (1, 7, 14):  # the slices at the ends of a 16-frame window among them
+    for first in (1, 7, 14):  # the time indices at the ends of a 16-frame chunk among them
         alone = scorer(frames[:, :, 2 * first - 2 : 2 * first + 2])
         assert torch.allclose(alone[:, 1], whole[:, first], atol=1e-6)
 
@@ -46,7 +46,7 @@ def test_no_position_in_space_is_preferred(scorer: TokenScorer):
     assert torch.allclose(scores, scores[..., :1, :1].expand_as(scores), atol=1e-5)
 
 
-def test_the_first_slice_copies_the_second_in_float32_under_autocast(scorer: TokenScorer):
+def test_the_first_time_index_copies_the_second_in_float32_under_autocast(scorer: TokenScorer):
     frames = clip(2, 3, 16, 32, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = scorer(frames)
@@ -57,7 +57,7 @@ def test_the_first_slice_copies_the_second_in_float32_under_autocast(scorer: Tok
 
 def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch():
     torch.manual_seed(0)
-    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2)
+    model = tokenizer_of(TOKENIZERS["tiny"], chunk=8, keep=0.2)
     frames = clip(2, 3, 8, 16, 16)
     frames[1] = frames[1, :, :1]
     model(frames, generator=seeded()).loss.backward()
@@ -73,7 +73,7 @@ def test_ties_are_broken_by_the_generator_and_not_by_place():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert first.unique().numel() == 45
-    assert first.max() > 200  # the first 45 places are what a plain top-k gives
+    assert first.max() > 200  # the first 45 positions are what a plain top-k gives
 
 
 @given(st.integers(0, 99), st.integers(1, 40), st.sampled_from([1, 3, 1000]))

@@ -117,8 +117,10 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     scores = frozen.scores(clips)
     assert torch.equal(measure_importance(model.strategy, clips, model.embedding, model.scorer), scores)
     expected = model.strategy(model.encoder.grid, importance=scores, noise=noise)
-    assert torch.equal(chosen.target, expected.target)
-    assert torch.equal(model(clips, noise=noise).target, model.targets.values(clips, expected.target))
+    assert torch.equal(chosen.predicted, expected.predicted)
+    assert torch.equal(
+        model(clips, noise=noise).target_values, model.targets.values(clips, expected.predicted)
+    )
 
 
 @pytest.mark.parametrize("target", [TokenTargets(), PixelTargets()])
@@ -165,7 +167,7 @@ def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):
 
 def test_a_tokenizer_with_other_tokens_than_the_model_is_refused(recipe):
     wide = replace(recipe, model=replace(recipe.model, tubelet=(2, 16, 16)))
-    with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in windows of 16 frames"):
+    with pytest.raises(CheckpointError, match=r"its tokens are of \(2, 8, 8\) in chunks of 16 frames"):
         pretrain_spec(wide, find_frozen(wide))
     spec = pretrain_spec(recipe, find_frozen(recipe))
     save_model(Path(recipe.tokenizer.checkpoint or ""), spec, autoencoder(recipe))

@@ -18,13 +18,13 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 @pytest.fixture
 def model() -> AdaptiveTokenizer:
     torch.manual_seed(0)
-    return tokenizer_of(TINY, window=8, keep=0.25).eval()
+    return tokenizer_of(TINY, chunk=8, keep=0.25).eval()
 
 
 @pytest.mark.parametrize("name", ["magvit-b", "magvit-b-half", "lite"])
 def test_tokens_of_224_pixels_are_those_of_a_vit(name: str):
     with torch.device("meta"):
-        model = tokenizer_of(TOKENIZERS[name], window=16, keep=0.375)
+        model = tokenizer_of(TOKENIZERS[name], chunk=16, keep=0.375)
         frames = torch.empty(1, 3, 16, 224, 224)
     z = model.encoder(model.scaled(frames))
     assert model.tubelet == (2, 16, 16)
@@ -42,23 +42,23 @@ def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
 
 def test_a_clip_of_128_frames_is_its_windows_joined():
     torch.manual_seed(0)
-    model = tokenizer_of(TINY, window=16, keep=0.25).eval()
+    model = tokenizer_of(TINY, chunk=16, keep=0.25).eval()
     frames = clip(1, 3, 128, 8, 8)
     whole = model.encode(frames)
-    windows = [model.encode(window) for window in frames.split(16, dim=2)]
-    assert torch.allclose(whole.values, torch.cat([window.values for window in windows], dim=1), atol=1e-5)
-    assert torch.equal(whole.codes, torch.cat([window.codes for window in windows], dim=1))
-    later = [window.scores[:, 1:] for window in windows]  # the first slice of a window has none before it
+    chunks = [model.encode(chunk) for chunk in frames.split(16, dim=2)]
+    assert torch.allclose(whole.values, torch.cat([chunk.values for chunk in chunks], dim=1), atol=1e-5)
+    assert torch.equal(whole.codes, torch.cat([chunk.codes for chunk in chunks], dim=1))
+    later = [chunk.scores[:, 1:] for chunk in chunks]  # the first time index of a chunk has none before it
     inside = whole.scores.unflatten(1, (8, 8))[:, :, 1:]
     assert torch.allclose(inside, torch.stack(later, dim=1), atol=1e-6)
 
 
-def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
+def test_of_each_window_the_first_time_index_and_a_fraction_of_the_others_is_kept(model: AdaptiveTokenizer):
     mask = model.select_tokens(clip(3, 8, 4, 4), keep=0.25)
     assert mask.shape == (3, 8, 4, 4)
-    windows = mask.unflatten(1, (2, 4))
-    assert (windows[:, :, 0] == 1).all()
-    assert windows[:, :, 1:].sum(dim=(2, 3, 4)).tolist() == [[12, 12]] * 3  # a quarter of 3 x 16
+    chunks = mask.unflatten(1, (2, 4))
+    assert (chunks[:, :, 0] == 1).all()
+    assert chunks[:, :, 1:].sum(dim=(2, 3, 4)).tolist() == [[12, 12]] * 3  # a quarter of 3 x 16
 
 
 def test_steps_with_all_tokens_leave_the_scorer_as_it_is_and_in_the_graph(model: AdaptiveTokenizer):
@@ -84,7 +84,7 @@ def test_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = tokenizer_of(TINY, window=8, keep=0.25, checkpointing=checkpointing)
+        model = tokenizer_of(TINY, chunk=8, keep=0.25, checkpointing=checkpointing)
         model(clip(1, 3, 8, 16, 16)).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
@@ -101,7 +101,7 @@ def test_precision_below_float32_changes_no_choice(model: AdaptiveTokenizer):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (clip(1, 3, 12, 16, 16), "divide into windows of 8 frames"),
+        (clip(1, 3, 12, 16, 16), "divide into chunks of 8 frames"),
         (clip(1, 3, 8, 18, 16), "tokens of 4 x 4 pixels"),
         (clip(3, 8, 16, 16), r"expected float \(B, 3, T, H, W\)"),
         (clip(1, 3, 8, 16, 16).byte(), r"expected float .* got torch.uint8"),

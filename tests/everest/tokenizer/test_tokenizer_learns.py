@@ -74,14 +74,16 @@ def test_a_learned_mask_beats_a_random_one_of_the_same_size_and_the_decoder_reli
 
 
 def test_what_is_kept_changes_more_than_the_rest_and_is_elsewhere_in_each_clip(reports):
-    change, overlap, shares = (reports["learned"][key] for key in ("change", "overlap", "slice_shares"))
+    change, overlap, fractions = (
+        reports["learned"][key] for key in ("change", "overlap", "time_index_fractions")
+    )
     assert change["scorer"]["ratio"] >= 2
     assert change["scorer"]["rank_correlation"] >= 0.2
     assert overlap["scorer"] <= 1.5 * overlap["frame_difference"]
-    assert max(shares) <= 2 / len(shares)
+    assert max(fractions) <= 2 / len(fractions)
 
 
 def test_all_levels_and_many_codes_are_used(reports):
     codebook = reports["learned"]["codebook"]
-    assert codebook["perplexity_share"] > 0.25
+    assert codebook["perplexity_fraction"] > 0.25
     assert reports["learned"]["warnings"] == []

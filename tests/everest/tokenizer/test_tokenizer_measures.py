@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.report import codebook_warnings, figures_of, psnr, rank_correlation, scorer_warnings
+from everest.tokenizer.report import (
+    codebook_warnings,
+    compute_report_metrics,
+    psnr,
+    rank_correlation,
+    scorer_warnings,
+)
 
 
 def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as_these():
@@ -17,7 +23,7 @@ def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as
     assert psnr(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(100)
 
 
-def test_figures_by_hand_of_the_change_and_the_slices_of_what_is_kept():
+def test_figures_by_hand_of_the_change_and_the_time_indices_of_what_is_kept():
     change = torch.tensor([[1.0, 0, 0, 3], [1.0, 0, 0, 3]])
     clips = {
         **dict.fromkeys(("own", "random", "all"), torch.tensor([20.0, 30])),
@@ -27,17 +33,19 @@ def test_figures_by_hand_of_the_change_and_the_slices_of_what_is_kept():
         "change": change,
         "codes": torch.tensor([[0, 1, 2, 3]] * 2),
     }
-    figures = figures_of(clips, slices=2, quantizer=FSQ([4, 2]))
-    assert {name: each["ratio"] for name, each in figures["change"].items()} == {
+    metrics = compute_report_metrics(clips, num_time_indices=2, quantizer=FSQ([4, 2]))
+    assert {name: each["ratio"] for name, each in metrics["change"].items()} == {
         **{"scorer": 3, "untrained": 1, "frame_difference": 3}
     }
-    assert figures["slice_shares"] == pytest.approx([0.75, 0.25])
-    assert figures["psnr"] == {"own": 25, "random": 25, "all": 25}
-    still = figures_of({**clips, "change": torch.zeros(2, 4)}, slices=2, quantizer=FSQ([4, 2]))
+    assert metrics["time_index_fractions"] == pytest.approx([0.75, 0.25])
+    assert metrics["psnr"] == {"own": 25, "random": 25, "all": 25}
+    still = compute_report_metrics(
+        {**clips, "change": torch.zeros(2, 4)}, num_time_indices=2, quantizer=FSQ([4, 2])
+    )
     assert still["change"]["scorer"]["ratio"] == 1  # nothing moves at all
     # Four equally frequent codes, of 8 codes and as many tokens.
-    assert figures["codebook"] == {
-        **{"tokens": 8, "used": 4, "perplexity": pytest.approx(4), "perplexity_share": pytest.approx(0.5)}
+    assert metrics["codebook"] == {
+        **{"tokens": 8, "used": 4, "perplexity": pytest.approx(4), "perplexity_fraction": pytest.approx(0.5)}
     }
 
 
@@ -52,18 +60,18 @@ def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_not
 HEALTHY = {
     "change": {"scorer": {"ratio": 3.0}, "frame_difference": {"ratio": 3.6}},
     "overlap": {"scorer": 0.16, "frame_difference": 0.16},
-    "slice_shares": [1 / 7] * 7,
-    "codebook": {"perplexity": 3600, "perplexity_share": 0.5},
+    "time_index_fractions": [1 / 7] * 7,
+    "codebook": {"perplexity": 3600, "perplexity_fraction": 0.5},
 }
 
 
 @pytest.mark.parametrize(
     ("key", "value", "warning"),
     [
-        ("slice_shares", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are in slice 8 of 8"),
+        ("time_index_fractions", [0.02] * 5 + [0.0, 0.9], "90% of the kept tokens are at time index 8 of 8"),
         ("overlap", {"scorer": 0.45, "frame_difference": 0.16}, "keep the same positions"),
         ("change", {"scorer": {"ratio": 1.0}, "frame_difference": {"ratio": 3.6}}, "change 1.0 times"),
-        ("codebook", {"perplexity": 9, "perplexity_share": 0.01}, "a perplexity of 9"),
+        ("codebook", {"perplexity": 9, "perplexity_fraction": 0.01}, "a perplexity of 9"),
     ],
 )
 def test_each_sign_of_a_collapse_is_reported(key: str, value: object, warning: str):

@@ -63,7 +63,7 @@ def step_rows(folder: Path) -> list[dict]:
     return [row for row in RunFolder(folder).rows() if "loss" in row]
 
 
-def figures(folder: Path) -> list[dict]:
+def metrics(folder: Path) -> list[dict]:
     """The metrics of a run but for times and memory."""
     measured = {"clips_per_second", "data_wait", "memory_bytes"}
     return [{k: v for k, v in row.items() if k not in measured} for row in RunFolder(folder).rows()]
@@ -121,7 +121,7 @@ def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(recipe, tr
     said = train(recipe, parts, *LONG)
     at = int(re.search(r"resuming after step (\d+)", said)[1])
     assert (at <= FIRST) == (rows == 2)
-    assert figures(parts) == figures(trained)
+    assert metrics(parts) == metrics(trained)
     assert equal(newest(parts), newest(trained))
     assert equal(weights(parts), weights(trained))
 
@@ -146,7 +146,7 @@ def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Pa
 def test_a_killed_run_of_two_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
     command = ["train-tokenizer", "--recipe", recipe, *LONG, "--set", "train.micro_batch=1"]
     whole, parts = killed_run_of_two(command, tmp_path, rows=3 * FIRST)
-    assert figures(parts) == figures(whole)
+    assert metrics(parts) == metrics(whole)
     assert equal(newest(parts), newest(whole))
 
 
@@ -190,7 +190,7 @@ def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_pat
     for row in step_rows(tmp_path / "one"):
         assert row["perceptual"] > 0
         assert row["loss"] == pytest.approx(row["reconstruction"] + 0.1 * row["perceptual"], rel=1e-6)
-    assert figures(tmp_path / "one") == figures(tmp_path / "two")
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
     names = set(weights(tmp_path / "one"))
     assert {name.split("/", 1)[1] for name in newest(tmp_path / "one") if name.startswith("model/")} == names
     assert {name.split("/")[0] for name in newest(tmp_path / "one")} == {"model", "optimizer", "ema"}
@@ -231,10 +231,12 @@ def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(networ
 
 @pytest.mark.parametrize("side", [32, 400])
 def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
-    rebuilt, real = clips(0, PERCEPTUAL_FRAMES, side), clips(1, PERCEPTUAL_FRAMES, side)
-    found = perceptual_distance(network, rebuilt, real, rng())
+    reconstructed, real = clips(0, PERCEPTUAL_FRAMES, side), clips(1, PERCEPTUAL_FRAMES, side)
+    found = perceptual_distance(network, reconstructed, real, rng())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    logits = [network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (rebuilt, real)]
+    logits = [
+        network((scaled(clip.movedim(1, 2).flatten(0, 1)) - mean) / std) for clip in (reconstructed, real)
+    ]
     assert found.item() == pytest.approx((logits[0] - logits[1]).square().mean().item(), rel=1e-4)
 
 

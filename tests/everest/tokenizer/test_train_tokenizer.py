@@ -34,7 +34,9 @@ def test_a_run_leaves_its_weights_to_the_bit_a_report_and_a_picture(trained: Pat
     assert equal(model.state_dict(), stored.tensors)
     rows = [row for row in RunFolder(trained).rows() if "psnr_own" in row]
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert all({"change_ratio", "overlap", "largest_slice_share", "perplexity"} <= row.keys() for row in rows)
+    assert all(
+        {"change_ratio", "overlap", "largest_time_index_fraction", "perplexity"} <= row.keys() for row in rows
+    )
     report = json.loads((trained / "report.json").read_text())
     assert report["psnr"].keys() == {"own", "random", "all"}
     assert (report["clips"], report["kept"], report["ranked"]) == (4, 12, 48)
@@ -112,11 +114,11 @@ def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(recipe, tra
         ("tokenizer.loss.gan=-0.1", "tokenizer.loss.gan: must be at least 0.0, not -0.1"),
         ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
         ("tokenizer.keep=0", "tokenizer.keep: must be more than 0.0, not 0"),
-        ("tokenizer.keep=0.01", "tokenizer.keep: 0.01 keeps none of a window's 48 ranked tokens"),
+        ("tokenizer.keep=0.01", "tokenizer.keep: 0.01 keeps none of a chunk's 48 ranked tokens"),
         ("tokenizer.levels=[8, 1]", "tokenizer.levels.1: must be at least 2, not 1"),
         ("tokenizer.levels=[1024, 1024, 1024, 1024]", "tokenizer.levels: 1099511627776 codes; at most 2^32"),
         ("tokenizer.frames=3", "tokenizer.frames: must be a multiple of 2 frames"),
-        ("tokenizer.frames=6", "tokenizer.frames: clips of 8 frames do not divide into windows of 6"),
+        ("tokenizer.frames=6", "tokenizer.frames: clips of 8 frames do not divide into chunks of 6"),
         ("model.tubelet=[2, 4, 4]", "tokenizer.size: its tokens are of 2x8x8"),
         ("tokenizer.checkpoint=there", "tokenizer.checkpoint: there is trained already"),
     ],

@@ -291,8 +291,8 @@ def test_real_odd_files_have_their_frames(shared):
             assert np.array_equal(frame.numpy(), expected[number]), (file.name, number)
         assert info.num_frames == int(row["frames"]), file.name
         size = (int(row["h"]), int(row["w"]))
-        turned = abs(int(row["rotation"])) % 180 == 90
-        assert (info.height, info.width) == (size[::-1] if turned else size), file.name
+        rotated = abs(int(row["rotation"])) % 180 == 90
+        assert (info.height, info.width) == (size[::-1] if rotated else size), file.name
         last = info.num_frames - 1
         frames = read_frames(file, [last, 0, last // 2])
         assert frames.shape == (3, info.height, info.width, 3), file.name

@@ -50,7 +50,7 @@ from everest.video.writer import H264
 NO_FILE, RIGHT, REPORTED, UNREPORTED, REFUSED = "not writable", "right", "reported", "end unknown", "refused"
 
 
-def verdict(written: Written) -> str:
+def summary(written: Written) -> str:
     """What is read; AssertionError if anything is wrong."""
     path = written.path
     try:
@@ -121,7 +121,7 @@ def judged(cases: list[Case], folder: Path) -> tuple[Counter[str], list[str]]:
         if case.container == "asf" and CODECS[case.codec][2]:  # no display times: those of decoding, uneven
             written.tolerance = 1.1 / RATE
         try:
-            verdicts[verdict(written)] += 1
+            verdicts[summary(written)] += 1
         except (AssertionError, IndexError, StopIteration) as error:
             wrong.append(f"{case}: {(str(error).splitlines() or [repr(error)])[0]}")
         clear_video_cache()
@@ -340,8 +340,8 @@ def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: 
     write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
     assert video_damage_text(file) is None
     data = file.read_bytes()
-    for share in (0.5, 0.8):
-        file.write_bytes(data[: int(share * len(data))])
+    for fraction in (0.5, 0.8):
+        file.write_bytes(data[: int(fraction * len(data))])
         damage = video_damage_text(file)
         assert damage.startswith("damaged: no intact frames after ")
 
@@ -359,11 +359,11 @@ def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, m
     assert f" {COUNT / RATE:.2f} " in damage
 
 
-@pytest.mark.parametrize(("encoder", "share"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7)])
-def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, share: float):
+@pytest.mark.parametrize(("encoder", "fraction"), [("mpeg4", 0.15), ("wmv2", 0.15), ("mpeg4", 0.7)])
+def test_a_cut_asf_file_states_no_end(tmp_path: Path, encoder: str, fraction: float):
     file = write_with_sound(tmp_path / "video.asf", encoder)
     content = file.read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
+    file.write_bytes(content[: int(fraction * len(content))])
     assert video_damage_text(file) == f"damaged: no intact frames after {len(shown(file)) / RATE:.2f} s"
 
 

@@ -390,10 +390,10 @@ def videos_with_bouts(draw: st.DrawFn) -> tuple[float, list[Bout]]:
 
 
 @pytest.mark.parametrize("kind", WRITTEN)
-@given(drawn=videos_with_bouts())
+@given(sampled=videos_with_bouts())
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind: str, drawn: tuple):
-    fps, bouts = drawn
+def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind: str, sampled: tuple):
+    fps, bouts = sampled
     if kind in ("srt", "vtt"):
         bouts = [each for each in bouts if not each.subject]
     times = dict.fromkeys((each.video for each in bouts), VideoTimes.from_rate(fps, FRAMES))

@@ -36,16 +36,16 @@ from everest_workflows.project.feature_kinds import (
 )
 from everest_workflows.project.request import Project, Request
 from everest_workflows.project.result import NETWORK, MeasuredTest
-from everest_workflows.project.verdict import write_methods
+from everest_workflows.project.summary import write_methods
 
 HEAD = Head(outputs=2)
 LABELS = np.arange(40) % 2
 GROUPS = [f"g{number // 4}" for number in range(40)]
 
 
-def sure(share: float, *, sure_of: float = 0.9, seed: int = 0) -> np.ndarray:
-    """Outputs (40, 2) of which a share is right, each with the same probability."""
-    right = np.random.default_rng(seed).permutation(40) < 40 * share
+def sure(fraction: float, *, sure_of: float = 0.9, seed: int = 0) -> np.ndarray:
+    """Outputs (40, 2) of which a fraction is right, each with the same probability."""
+    right = np.random.default_rng(seed).permutation(40) < 40 * fraction
     first = np.where(right == (LABELS == 0), sure_of, 1 - sure_of)
     return np.stack([first, 1 - first], axis=1).astype(np.float32)
 

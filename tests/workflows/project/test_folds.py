@@ -1,4 +1,4 @@
-"""A project with folds: each group is tested once, and the delivered model learns from all videos."""
+"""A project with folds: each group is tested once, and the selected model learns from all videos."""
 
 import re
 from html import unescape
@@ -48,7 +48,7 @@ def test_folds_test_every_group_once(result):
     assert result["timelines"]["frame_accuracy"] == pytest.approx(frames, abs=1e-3)
 
 
-def test_the_delivered_model_learns_from_all_videos(result, output):
+def test_the_selected_model_learns_from_all_videos(result, output):
     data = load_recipe(output / "recipe.yaml").data
     assert len(read_samples(Path(str(data.train)), root=Path(data.root)).samples) == 44
     assert (data.val, data.test) == (None, None)
@@ -60,7 +60,7 @@ def test_the_pages_of_the_folds_and_of_all_lead_to_each_other(result, output):
     text, text_of_fold = page.read_text(), of_fold.read_text()
     assert page == output / "report" / "index.html"
     assert (page.parent / re.findall('href="([^"]*)">fold 2<', text)[0]).samefile(of_fold)
-    assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', text_of_fold)[0]).samefile(page)
+    assert (of_fold.parent / re.findall('href="([^"]*)">The result', text_of_fold)[0]).samefile(page)
     title = "<h1>Test of fold 2 of 4</h1>"
     assert title in text_of_fold
     assert f"<p>accuracy {result['folds'][1]['value']:.1f} % on" in text_of_fold

@@ -66,7 +66,7 @@ def test_an_interrupted_project_is_moved_and_resumed(class_folders: Path, tmp_pa
     assert again["value"] == whole["value"]
     assert not first.exists()
     assert str(first) not in json.dumps(again)
-    third = Path(shutil.move(second, tmp_path / "third"))  # its files now name both places
+    third = Path(shutil.move(second, tmp_path / "third"))  # its files now name both positions
     data = load_recipe(third / "folds" / "2" / "finetune" / "recipe.yaml").data
     assert Path(str(data.train)) == third / "lists" / "fold2" / "train.csv"
 
@@ -74,11 +74,11 @@ def test_an_interrupted_project_is_moved_and_resumed(class_folders: Path, tmp_pa
 def test_only_paths_inside_of_the_folder_change(tmp_path: Path):
     old, new = tmp_path / "old", tmp_path / "new"
     new.mkdir()
-    (new / "places.json").write_text(json.dumps([str(old), str(old / "target")]))
+    (new / "paths.json").write_text(json.dumps([str(old), str(old / "target")]))
     document = {"root": str(tmp_path / "older"), "lists": [str(old / "target" / "a.csv"), "a.csv", 3]}
     expected = {"root": str(tmp_path / "older"), "lists": [str(new / "a.csv"), "a.csv", 3]}
     assert moved(document, new / "folds" / "1" / "model") == expected
     assert moved({"a": str(new / "a.csv")}, new) == {"a": str(new / "a.csv")}
     for text in ("{", "[]", "[3]", "{}"):
-        (new / "places.json").write_text(text)
+        (new / "paths.json").write_text(text)
         assert moved(document, new) == document

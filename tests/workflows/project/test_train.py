@@ -1,4 +1,4 @@
-"""`everest train`: from videos of one's own to a verdict, in one folder."""
+"""`everest train`: from videos of one's own to a summary, in one folder."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_one_folder_has_the_result_the_page_and_the_model(class_folders: Path, t
     assert candidates[document["chosen"]]["test"] == document["value"]
 
 
-def test_a_finished_project_shows_its_verdict_again(class_folders: Path, trained: Path):
+def test_a_finished_project_shows_its_summary_again(class_folders: Path, trained: Path):
     shown = called("train", class_folders, "-o", trained, *BY_PERSON)
     assert "already finished; use --overwrite to train again" in shown.stderr
     assert shown.stdout.startswith("accuracy ")
@@ -84,10 +84,10 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
         *sets("data.frames=1", "train.workers=0", "data.size=32", "model.tubelet=[1,8,8]"),
         *sets("model.input=frames", "pretrain.camera_motion=0"),
     )
-    plan, verdict = shown.stderr, shown.stdout
+    plan, summary = shown.stderr, shown.stdout
     assert "2 classes: jam 6 (3 groups), ok 6 (3 groups)\n" in plan
     assert re.search(r"fold 1 of 3\n(?s:.*)fold 2 of 3, about \d+ (?:s|min) left at the speed so far\n", plan)
-    assert "frame size and rate alone 100.0 %, a linear model on small images" in verdict
+    assert "frame size and rate alone 100.0 %, a linear model on small images" in summary
     assert load_recipe(output / "recipe.yaml").data.frames == 1
     assert "# by --set: train.workers: 0\n" in (output / "recipe.yaml").read_text()
     result = json.loads((output / "result.json").read_text())
@@ -99,14 +99,14 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
     )
     called("export", output, "--to", "onnx", "-o", tmp_path / "line.onnx")
     card, page = tmp_path / "line.onnx.CARD.md", output / "report" / "index.html"
-    for text in (plan, verdict, card.read_text()):
+    for text in (plan, summary, card.read_text()):
         assert all(f"warning: {warning}" in text for warning in result["warnings"])
     text = unescape(page.read_text())
     assert text.count('<div class="warning">') == 2  # a box for each, with what to do
     assert "<b>What to do:</b> film several classes in each group.</p>" in text
     names = {each["name"] for each in result["candidates"]}
     assert names == {"linear-images", "random-features", "size-rate", "mean"}
-    assert not any(word in text for word in ("motion", "change") for text in (verdict, *names))
+    assert not any(word in text for word in ("motion", "change") for text in (summary, *names))
 
 
 def test_pretraining_keeps_the_license_of_image_weights_and_a_latency_the_views_of_an_export(

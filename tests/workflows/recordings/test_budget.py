@@ -8,12 +8,12 @@ import pytest
 
 from everest.config.heads import Head
 from everest.errors import DataError, RecipeError
-from everest_workflows.annotations.bout import CHECKED, DRAWN, UNSCORED, Bout, group_by_video
+from everest_workflows.annotations.bout import CHECKED, TO_CHECK, UNSCORED, Bout, group_by_video
 from everest_workflows.recordings.footage import (
-    choose_first_draw,
+    choose_first_sample,
     choose_window_seconds,
     divide_footage,
-    draw_windows,
+    sample_windows,
     windows_for_half,
 )
 from everest_workflows.recordings.time_budget import compute_time_budget
@@ -33,9 +33,9 @@ def test_windows_cover_the_footage():
     assert [(one.video, one.start, one.end) for one in windows] == [
         ("x", 0, 10), ("x", 10, 20), ("x", 20, 25), ("y", 5, 15),
     ]  # fmt: skip
-    drawn = draw_windows(extents, {}, LENGTH, 3)
-    assert len(set(drawn) & set(windows)) == 3
-    assert draw_windows(extents, {}, LENGTH, 3) == drawn
+    sampled = sample_windows(extents, {}, LENGTH, 3)
+    assert len(set(sampled) & set(windows)) == 3
+    assert sample_windows(extents, {}, LENGTH, 3) == sampled
 
 
 def test_a_budget_computed_by_hand():
@@ -116,7 +116,7 @@ def sample(
         cells=np.arange(len(labeled)) % len(windows),
         windows=np.array(windows),
         predicted_left=np.array(left),
-        is_share=True,
+        is_fraction=True,
     )
 
 
@@ -133,7 +133,7 @@ def test_the_weight_of_the_model_is_its_covariance_with_the_labels_over_its_vari
     assert 10 < low < middle == 65 < high < 210
 
 
-def test_what_nobody_saw_has_the_bound_of_a_share_and_all_windows_checked_leave_no_doubt():
+def test_what_nobody_saw_has_the_bound_of_a_fraction_and_all_windows_checked_leave_no_doubt():
     absent = sample([0.0] * 8, [0.0] * 8, [0.0], [1000])
     middle, low, high = absent.estimate_all(0.0).total(0.0, 100.0)
     assert (middle, low) == (0, 0)
@@ -155,12 +155,12 @@ def test_groups_that_are_alike_share_their_errors_and_others_keep_theirs():
 
 def test_windows_of_an_earlier_draw_are_not_drawn_again():
     extents = {"x": (0.0, 45.0)}
-    marks = group_by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
-    assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
+    marks = group_by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, TO_CHECK), bout("x", 12, 13)])
+    assert [window.start for window in sample_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
     with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left; draw fewer"):
-        draw_windows(extents, marks, LENGTH, 4)
+        sample_windows(extents, marks, LENGTH, 4)
     with pytest.raises(RecipeError, match="only 5 windows of 10 s; use --window 3, which gives 15"):
-        draw_windows({"x": (0.0, 46.0)}, {}, LENGTH, 6)
+        sample_windows({"x": (0.0, 46.0)}, {}, LENGTH, 6)
 
 
 def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_half():
@@ -176,10 +176,10 @@ def test_the_rest_of_a_recording_joins_its_last_window_if_it_is_shorter_than_hal
 def test_strata_are_weighed_by_their_windows():
     extents = {"x": (0.0, 40.0), "y": (0.0, 400.0)}
     strata = [["x"], ["y"]]
-    drawn = draw_windows(extents, {}, LENGTH, 2, strata=strata)
-    assert [one.video for one in drawn] == ["x", "x", "y", "y"]
+    sampled = sample_windows(extents, {}, LENGTH, 2, strata=strata)
+    assert [one.video for one in sampled] == ["x", "x", "y", "y"]
     seen = group_by_video(
-        [*(bout(*one, CHECKED) for one in drawn), *(bout(*one) for one in drawn if one.video == "x")]
+        [*(bout(*one, CHECKED) for one in sampled), *(bout(*one) for one in sampled if one.video == "x")]
     )
     groups = {"x": ["x"], "y": ["y"]}
     document = compute_time_budget(extents, {}, seen, strata=strata, groups=groups)
@@ -194,8 +194,8 @@ def test_strata_are_weighed_by_their_windows():
 
 def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
     extents = {"x": (0.0, 10_000.0)}
-    first = draw_windows(extents, {}, LENGTH, 10)
-    second = draw_windows(extents, group_by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
+    first = sample_windows(extents, {}, LENGTH, 10)
+    second = sample_windows(extents, group_by_video([bout(*one, CHECKED) for one in first]), LENGTH, 10)
     near = [min(abs(one.start - other.start) for other in first) <= 2 * LENGTH for one in second]
     assert sum(near) < 5
 
@@ -204,8 +204,8 @@ def test_the_advice_on_windows_to_draw():
     assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
     assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
     for seconds, advice in ((36000.0, (30, 2)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
-        assert choose_first_draw({"x": (0.0, seconds)}) == advice
-        assert len(draw_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
+        assert choose_first_sample({"x": (0.0, seconds)}) == advice
+        assert len(sample_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]
     for windows, checked in ((90, 30), (100_000, 30), (4, 4)):
         half = windows_for_half(windows, checked)
         ratio = (windows - half) / half * checked / max(windows - checked, 1)
@@ -242,7 +242,7 @@ def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
     names, labels = ["a", "b"], [0, 1] * 20
     for fold in range(2):  # in the first fold every window is right, in the second a quarter is wrong
         right = [label if number % 4 or not fold else 1 - label for number, label in enumerate(labels)]
-        outputs = {"delivered": np.eye(2)[right].tolist()}
+        outputs = {"selected": np.eye(2)[right].tolist()}
         file = tmp_path / "folds" / str(fold) / "report" / "outputs.json"
         file.parent.mkdir(parents=True)
         groups = [f"m{number % 3}" for number in range(40)]
@@ -265,13 +265,13 @@ def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
         read_fold_tests("runs/other", Head(outputs=2), names)
 
 
-def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
+def simulated(rng: np.random.Generator, fraction: float) -> tuple[Any, Any, Any]:
     """Twenty recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
     extents, truth, predicted = {}, [], []
     for number in range(20):
         video = f"v{number}"
         extents[video] = (0.0, 600.0)
-        activity, quality = rng.gamma(1.0, share), rng.beta(6, 2)
+        activity, quality = rng.gamma(1.0, fraction), rng.beta(6, 2)
         at = rng.exponential(5 / activity)
         while at < 595:
             end = min(at + rng.uniform(1, 9), 600.0)
@@ -285,16 +285,16 @@ def simulated(rng: np.random.Generator, share: float) -> tuple[Any, Any, Any]:
     return extents, group_by_video(truth), group_by_video(predicted)
 
 
-def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
+def coverage(fraction: float, number: int, repeats: int) -> dict[str, float]:
     """How often the intervals of seconds and bouts contain the true totals."""
     hits = {"seconds": 0, "bouts": 0}
     for seed in range(repeats):
-        extents, truth, predicted = simulated(np.random.default_rng(seed), share)
+        extents, truth, predicted = simulated(np.random.default_rng(seed), fraction)
         of_all = [one for video in truth.values() for one in video]
         totals = {"seconds": sum(one.seconds for one in of_all), "bouts": len(of_all)}
-        drawn = draw_windows(extents, {}, LENGTH, number, seed=seed + 10_000)
-        checked = [bout(*one, CHECKED) for one in drawn]
-        for one in drawn:
+        sampled = sample_windows(extents, {}, LENGTH, number, seed=seed + 10_000)
+        checked = [bout(*one, CHECKED) for one in sampled]
+        for one in sampled:
             inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]
             checked += inside  # whole bouts, as a person would write them
         found = {video: list(dict.fromkeys(of)) for video, of in group_by_video(checked).items()}
@@ -311,9 +311,9 @@ def test_intervals_contain_the_totals_in_simulated_footage():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.5, 0.03])
+@pytest.mark.parametrize("fraction", [0.5, 0.03])
 @pytest.mark.parametrize("number", [30, 120, 480, 960])
-def test_the_coverage_is_95_percent_or_more(share: float, number: int):
+def test_the_coverage_is_95_percent_or_more(fraction: float, number: int):
     """Of 1200 windows, 2.5, 10, 40 and 80 % are checked; benchmarks/budget_coverage.py has real errors."""
-    found = coverage(share, number, 400)
+    found = coverage(fraction, number, 400)
     assert min(found.values()) >= 0.92

@@ -69,7 +69,7 @@ def test_time_without_a_window_is_not_scored():
     timelines = Timelines(classes=TWO_CLASSES, videos=[video])
     spans = {(0, 15): "x", (15, 30): "y", (30, 40): "x"}
     true = [Bout(video="a", start=start, end=end, label=name) for (start, end), name in spans.items()]
-    scores = score_timelines(timelines, timelines.bouts(), {"a": true}, report=lambda _: None)
+    scores = score_timelines(timelines, timelines.bouts(), {"a": true}, emit=lambda _: None)
     assert (scores["frame_accuracy"], scores["f1@50"], scores["unscored"]) == (100, 100, 10)
 
 
@@ -182,7 +182,7 @@ def saved_timeline(path: Path, videos: list[Path], **options: Any) -> Path:
 
 
 def check_all(windows: Path) -> None:
-    """Relabel drawn windows as a person does who saw no bout in them."""
+    """Relabel sampled windows as a person does who saw no bout in them."""
     windows.write_text(windows.read_text().replace("to check", "checked"))
 
 
@@ -199,8 +199,8 @@ def test_the_command_that_a_budget_prints_runs(clip_files, tmp_path, monkeypatch
         shown = called(*command).stderr
         _, *command = shlex.split(re.findall(r"more windows?: (.*)", shown)[0])
         assert "--window=0.5" in command
-        drawn = called(*command).stderr
-        _, *command = shlex.split(re.findall(r"next: (.*)", drawn)[0])
+        sampled = called(*command).stderr
+        _, *command = shlex.split(re.findall(r"next: (.*)", sampled)[0])
     assert [path.name for path in sorted(tmp_path.glob("*.csv"))] == [
         *("checked.csv", "more.csv", "more2.csv", "more3.csv")
     ]
@@ -209,9 +209,9 @@ def test_the_command_that_a_budget_prints_runs(clip_files, tmp_path, monkeypatch
 def test_the_printed_command_runs_if_all_windows_end_with_their_recordings(clip_files: Path, tmp_path: Path):
     clips = [clip_files / f"clip{number}.mp4" for number in range(4)]
     timeline, checked = saved_timeline(tmp_path / "t.safetensors", clips), tmp_path / "checked.csv"
-    drawn = called("budget", "--timeline", timeline, "--draw", 2, "-o", checked).stderr  # 10 of 2 s
+    sampled = called("budget", "--timeline", timeline, "--draw", 2, "-o", checked).stderr  # 10 of 2 s
     check_all(checked)
-    _, *command = shlex.split(re.findall(r"next: (.*)", drawn)[0])
+    _, *command = shlex.split(re.findall(r"next: (.*)", sampled)[0])
     assert json_of(*command)["checked"] == 2
 
 
@@ -219,8 +219,8 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     budget = ("budget", "--timeline", saved_timeline(tmp_path / "t.safetensors", videos))
     checked, more, pattern = tmp_path / "checked.csv", tmp_path / "more.csv", "(clip0|clip)"
-    drawn = ["--draw", 2, "--window", 0.5, "--group", pattern, "-o", checked]
-    shown = called(*budget, *drawn).stderr
+    sampled = ["--draw", 2, "--window", 0.5, "--group", pattern, "-o", checked]
+    shown = called(*budget, *sampled).stderr
     assert f"--checked {checked} --window=0.5 '--group={pattern}'" in shown
     check_all(checked)
     with checked.open("a") as file:  # all of clip0
@@ -228,7 +228,7 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     document = json_of(*budget, "--checked", checked)
     amounts = {row["group"]: row["seconds"] for row in document["rows"] if row["class"] == "y"}
     assert (document["checked"], amounts) == (4, {"": 2, "clip": 0, "clip0": 2})
-    assert "drawn at random in each group of recordings. The" in document["methods"]
+    assert "sampled at random in each group of recordings. The" in document["methods"]
     nested = json_of(*budget, "--checked", checked, "--group", r"(clip\d)")  # within the groups of the draw
     assert {row["group"] for row in nested["rows"]} == {"", *(f"clip{number}" for number in range(4))}
     for group in ("", "clip3"):
@@ -236,9 +236,9 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     assert {row["n"] for row in nested["means"]} == {4}
     printed = called(*budget, "--checked", checked).stderr
     assert "intervals half as wide need about 3 more windows in each group: everest" in printed
-    other = "--group (clip): the windows were drawn with --group (clip0|clip); leave it out"
-    draw_more = ("--checked", checked, "--draw", 2, "-o", more)
-    assert other in refused(*budget, *draw_more, "--group", "(clip)", code=2)
+    other = "--group (clip): the windows were sampled with --group (clip0|clip); leave it out"
+    sample_more = ("--checked", checked, "--draw", 2, "-o", more)
+    assert other in refused(*budget, *sample_more, "--group", "(clip)", code=2)
     assert (
         "clip0: only 2 windows left" in called(*budget, "--checked", checked, "--draw", 3, "-o", more).stderr
     )
@@ -263,9 +263,9 @@ def budget(clip_files: Path, tmp_path: Path) -> list[object]:
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
     timeline, checked = saved_timeline(tmp_path / "t.safetensors", videos), tmp_path / "checked.csv"
     run("budget --timeline", timeline, "--draw", 6, "--window", 0.5, "-o", checked)
-    header, *drawn = checked.read_text().splitlines()
-    bouts = [line.replace("to check", "x") for line in drawn[:3]]
-    checked.write_text("\n".join([header, *drawn, *bouts, ""]))
+    header, *sampled = checked.read_text().splitlines()
+    bouts = [line.replace("to check", "x") for line in sampled[:3]]
+    checked.write_text("\n".join([header, *sampled, *bouts, ""]))
     check_all(checked)
     return ["budget", "--timeline", timeline, "--checked", checked]
 
@@ -293,14 +293,14 @@ def test_a_budget_has_estimates_and_says_how_they_were_made(budget: list[object]
         assert 0 <= low <= row["seconds"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
     assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
-    assert "A person watched 6 of 16 windows of 0.5 s, drawn at random." in document["methods"]
+    assert "A person watched 6 of 16 windows of 0.5 s, sampled at random." in document["methods"]
     assert "intervals half as wide need about 6 more windows: everest budget" in printed.stderr
 
 
 def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_path: Path):
     table, figure, document = tmp_path / "table.csv", tmp_path / "shares.svg", json_of(*budget)
     rows = json_of(*budget, "--group", r"(clip)\d", "-o", table, "--plot", figure)["rows"]
-    assert "share of time" in "".join(figure.read_text().split("<!--"))
+    assert "fraction of time" in "".join(figure.read_text().split("<!--"))
     half = len(rows) // 2
     for of_all, of_group in zip(rows[:half], rows[half:], strict=True):  # all recordings are in this group
         assert {**of_group, "group": ""} == {**of_all, "interval": of_group["interval"]} | of_all

@@ -18,7 +18,7 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
-from everest.methods.selection import Drawn
+from everest.methods.selection import Sampled
 from everest.models.classifier import Classifier
 from everest.models.cost import total_macs
 from everest.models.spec import classifier_spec
@@ -34,7 +34,7 @@ from everest_workflows.suggest.suggestion import Suggestion, format_recipe, sugg
 OTHER = next(name for name in DEVICES if name not in ("cpu", find_device()))
 SUGGEST, MINE = "recipes suggest -o mine.yaml", Path("mine.yaml")
 DRY_RUN = "--recipe mine.yaml --dry-run --gpus cpu --set train.workers=0 -o runs/dry"
-choices_of = partial(choose_values, purpose="scratch", most_steps={})
+choices_of = partial(choose_values, purpose="scratch", max_steps={})
 COUNT, SIDE = st.integers(1, 10**5), st.integers(16, 4000)
 
 
@@ -67,7 +67,7 @@ def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, stats: DataStats, 
 
 def test_steps_grow_with_the_videos_up_to_a_limit():
     def steps(videos: int, **most: int) -> int:
-        return chosen(facts_of(videos), most_steps=most)["finetune.steps"]
+        return chosen(facts_of(videos), max_steps=most)["finetune.steps"]
 
     assert steps(50, finetune=700) == 700 < steps(50) < steps(500) < steps(50_000)
     assert steps(500, finetune=10_000) == steps(500)
@@ -81,7 +81,7 @@ def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
     settings = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     section = load_recipe("small", overrides=settings).pretrain
     assert (section.objective, section.camera_motion) == ("views", 1.0)
-    assert section.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
+    assert section.selection == Sampled(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
     assert section.batch_size == 3 * values["finetune.batch_size"] == 48
     assert section.base_lr * section.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
 
@@ -116,7 +116,7 @@ def test_the_recipe_of_the_paper_needs_many_videos_for_pre_training_and_a_gpu():
     assert (
         "stride: 2 # Table 7" in replace(suggested(200_000, "80GB"), stats=facts_of(200_000, frames=50)).text
     )
-    short = suggested(300_000, "80GB", most_steps={"pretrain": 900}).recipe.pretrain
+    short = suggested(300_000, "80GB", max_steps={"pretrain": 900}).recipe.pretrain
     assert (short.epochs, short.steps, short.warmup_steps) == (None, 900, 180)
 
 
@@ -131,7 +131,7 @@ def test_many_unlabeled_and_few_labeled_videos_get_one_recipe_of_the_paper_for_b
     assert both.pretrain == replace(k400.pretrain, epochs=160, warmup_epochs=32)
     assert both.finetune == replace(k400.finetune, sampler="sqrt")
     assert (both.model, both.data.flip) == (k400.model, False)  # a mirrored clip shows the other class
-    short = replace(suggested(1, "80GB", "finetune", most_steps={"finetune": 700}), stats=stats).recipe
+    short = replace(suggested(1, "80GB", "finetune", max_steps={"finetune": 700}), stats=stats).recipe
     assert (short.finetune.epochs, short.finetune.steps, short.finetune.warmup_steps) == (None, 700, 100)
 
 
@@ -351,7 +351,7 @@ def test_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_list_of_many_videos_gets_a_recipe_of_the_paper(here: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest_workflows.suggest.suggestion.FEWEST_PAPER_VIDEOS", 40)
+    monkeypatch.setattr("everest_workflows.suggest.suggestion.MIN_PAPER_VIDEOS", 40)
     text = shown(f"unlabeled --unlabeled --device {OTHER}")
     assert "base: k400 # tables and sections: EVEREST paper (ICML 2024)" in text
     assert "epochs: 1200000 # as many clips as 200 epochs (Table 7) of the 240,000 videos of Kinetics" in text

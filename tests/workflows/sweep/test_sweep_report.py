@@ -29,7 +29,7 @@ from everest_workflows.sweep.statistics import (
     find_spread,
     read_outcomes,
 )
-from everest_workflows.sweep.sweep_plan import Job
+from everest_workflows.sweep.sweep_jobs import Job
 from everest_workflows.sweep.table import format_rows, make_report_table
 
 
@@ -39,16 +39,16 @@ def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1")
         row = {"seed": seed, "finished": value is not None, "gmacs": gmacs, "hours": 0.5}
         return {**row, "memory_bytes": 2**30, "metrics": metrics, "jobs": [f"eval/{gmacs:g}-{seed}"]}
 
-    arm = {"overrides": {}, "stages": ["finetune", "eval"]}
-    arms = [
-        {"arm": name, **arm, "seeds": [seed_of(*row, 10.0 * number) for row in of_arm.items()]}
-        for number, (name, of_arm) in enumerate(values.items(), start=1)
+    variant = {"overrides": {}, "stages": ["finetune", "eval"]}
+    variants = [
+        {"variant": name, **variant, "seeds": [seed_of(*row, 10.0 * number) for row in of_variant.items()]}
+        for number, (name, of_variant) in enumerate(values.items(), start=1)
     ]
-    done = sum(value is not None for of_arm in values.values() for value in of_arm.values())
-    sweep = {"recipe": "r", "summary": "", "stages": arm["stages"], "seeds": [0, 1, 2]}
+    done = sum(value is not None for of_variant in values.values() for value in of_variant.values())
+    sweep = {"recipe": "r", "summary": "", "stages": variant["stages"], "seeds": [0, 1, 2]}
     return {
         **sweep,
-        **{"against": next(iter(values)), "metric": metric, "arms": arms, "failures": []},
+        **{"against": next(iter(values)), "metric": metric, "variants": variants, "failures": []},
         "jobs": {"all": sum(map(len, values.values())), "finished": done},
     }
 
@@ -58,7 +58,7 @@ BOTH = {"a": {0: 50.0, 1: 55.0, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}
 
 def test_the_document_has_the_statistics_unrounded():
     document = make_report(results(BOTH))
-    first, second = document["arms"]
+    first, second = document["variants"]
     assert first["difference"] is None
     expected = find_spread([51.0, 58.0, 61.0])
     assert (second["mean"], second["std"], tuple(second["interval"])) == expected
@@ -67,54 +67,56 @@ def test_the_document_has_the_statistics_unrounded():
     assert tuple(second["difference"]["interval"]) == difference.interval
     assert second["difference"]["p"] == difference.p
     assert (second["gmacs"], second["hours"]) == (20.0, 0.5)
-    turned = make_report(results(BOTH), against="b")["arms"]
-    assert turned[1]["difference"] is None
-    assert turned[0]["difference"]["values"] == [-1.0, -3.0, -1.0]
+    rotated = make_report(results(BOTH), against="b")["variants"]
+    assert rotated[1]["difference"] is None
+    assert rotated[0]["difference"]["values"] == [-1.0, -3.0, -1.0]
 
 
 def test_intervals_of_percentages_stay_within_what_is_possible():
-    rows = make_report(results({"a": {0: 3.0, 1: 40.0}, "b": {0: 99.0, 1: 60.0}}))["arms"]
+    rows = make_report(results({"a": {0: 3.0, 1: 40.0}, "b": {0: 99.0, 1: 60.0}}))["variants"]
     assert [tuple(row["interval"]) for row in rows] == [(0, 100), (0, 100)]
     assert rows[1]["difference"]["interval"] == (-100, 100)
-    errors = make_report(results({"a": {0: 3.0, 1: 40.0}}, metric="mae"))["arms"]
+    errors = make_report(results({"a": {0: 3.0, 1: 40.0}}, metric="mae"))["variants"]
     assert errors[0]["interval"][0] == 0 < 100 < errors[0]["interval"][1]
 
 
-def test_losses_of_arms_that_predict_different_tokens_are_not_compared():
+def test_losses_of_variants_that_predict_different_tokens_are_not_compared():
     losses = results(BOTH, metric="pretrain_loss")
-    assert make_report(losses)["arms"][1]["difference"]
-    losses["arms"][1]["overrides"] = {"pretrain.selection": "{strategy: tube}"}
+    assert make_report(losses)["variants"][1]["difference"]
+    losses["variants"][1]["overrides"] = {"pretrain.selection": "{strategy: tube}"}
     document = make_report(losses)
-    assert [arm["difference"] for arm in document["arms"]] == [None, None]
+    assert [variant["difference"] for variant in document["variants"]] == [None, None]
     notes = "\n".join(list_report_notes(document))
-    assert "predict different tokens have losses that cannot be compared" in notes
+    assert "predict different tokens have losses that do not compare" in notes
     assert "less is better" not in notes
 
 
-def test_arms_that_start_from_weights_say_what_their_intervals_leave_out():
+def test_variants_that_start_from_weights_say_what_their_intervals_leave_out():
     started = results(BOTH)
     assert "weights" not in "\n".join(list_report_notes(make_report(started)))
-    started["arms"][0]["init"] = "runs/everest"
+    started["variants"][0]["init"] = "runs/everest"
     notes = "\n".join(list_report_notes(make_report(started)))
     assert "leave out the training of the weights" in notes
     assert "the intervals do not cover their training" in notes
-    started["arms"][0]["init"] = "runs/everest{seed}"
+    started["variants"][0]["init"] = "runs/everest{seed}"
     assert "the intervals" not in "\n".join(list_report_notes(make_report(started)))
 
 
-def test_differences_use_the_seeds_that_both_arms_have():
+def test_differences_use_the_seeds_that_both_variants_have():
     document = make_report(results({"a": {0: 50.0, 1: None, 2: 60.0}, "b": {0: 51.0, 1: 58.0, 2: 61.0}}))
-    assert document["arms"][0]["seeds"] == [0, 2]
-    assert document["arms"][1]["difference"]["seeds"] == [0, 2]
+    assert document["variants"][0]["seeds"] == [0, 2]
+    assert document["variants"][1]["difference"]["seeds"] == [0, 2]
     said = list(list_report_notes(document))
     assert "5 of 6 jobs have finished" in said
-    assert "a difference uses the seeds that both arms have; their means are over all of their seeds" in said
+    assert (
+        "a difference uses the seeds that both variants have; their means are over all of their seeds" in said
+    )
 
 
 def test_one_seed_has_no_interval_and_the_report_states_it():
     document = make_report(results({"a": {0: 50.0}, "b": {0: 52.0}}))
-    assert [arm["interval"] for arm in document["arms"]] == [None, None]
-    assert document["arms"][1]["difference"]["interval"] is None
+    assert [variant["interval"] for variant in document["variants"]] == [None, None]
+    assert document["variants"][1]["difference"]["interval"] is None
     assert [note for note in list_report_notes(document) if note.startswith("one seed: no interval")]
     columns, *rows = make_report_table(document)
     assert rows == [
@@ -123,30 +125,30 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     ]
     assert len(columns) == 11
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
-    assert empty["arms"][1]["mean"] is None
+    assert empty["variants"][1]["mean"] is None
     assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 9)
 
 
 @pytest.mark.parametrize(
-    ("metric", "shares", "expected"),
+    ("metric", "fractions", "expected"),
     [
         ("top1", (50.0, 50.0), ["chance: 10.0 %", "always the most frequent class: 50.0 %"]),
         ("verb.top1", (50.0, 20.0), ["chance: 10.0 %", "always the most frequent class: 20.0 % or 50.0 %"]),
         ("macro_f1", (50.0, 50.0), []),
     ],
 )
-def test_the_report_names_what_needs_no_learning(metric: str, shares, expected: list[str]):
+def test_the_report_names_what_needs_no_learning(metric: str, fractions, expected: list[str]):
     document = results(BOTH, metric=metric)
-    for arm, share in zip(document["arms"], shares, strict=True):
-        for row in arm["seeds"]:
-            row["metrics"] |= {"majority_top1": share, "verb.majority_top1": share}
+    for variant, fraction in zip(document["variants"], fractions, strict=True):
+        for row in variant["seeds"]:
+            row["metrics"] |= {"majority_top1": fraction, "verb.majority_top1": fraction}
             row["metrics"] |= {"chance_top1": 10.0, "verb.chance_top1": 10.0, "chance_mae": 3.0}
     report = make_report(document)
     assert [note for note in list_report_notes(report) if "frequent" in note or "chance" in note] == expected
-    assert [arm["chance"] for arm in report["arms"]] == [10.0 if expected else None] * 2
+    assert [variant["chance"] for variant in report["variants"]] == [10.0 if expected else None] * 2
 
 
-def test_brackets_in_the_name_of_an_arm_are_shown(tmp_path: Path):
+def test_brackets_in_the_name_of_a_variant_are_shown(tmp_path: Path):
     for name in ("layers=[qkv]", "[/x]"):
         (tmp_path / "results.json").write_text(json.dumps(results({name: {0: 50.0}, "b": {0: 51.0}})))
         shown = command("sweep report", tmp_path)
@@ -164,7 +166,7 @@ def write_outcomes(folder: Path, outcomes: dict[str, list[int]]) -> None:
 def test_an_interval_over_videos_and_seeds_draws_both(tmp_path: Path):
     write_outcomes(tmp_path, {"10-0": [0, 1], "10-1": [0, 1], "20-0": [1, 1], "20-1": [1, 1]})
     document = make_report(results({"a": {0: 50.0, 1: 50.0}, "b": {0: 100.0, 1: 100.0}}), folder=tmp_path)
-    difference = document["arms"][1]["difference"]
+    difference = document["variants"][1]["difference"]
     assert difference["interval"] is None  # all seeds are equal, the videos are not
     assert difference["video_interval"] == (0, 100)
     assert read_outcomes(tmp_path / "eval" / "10-0.csv", "macro_f1") == {}
@@ -182,22 +184,22 @@ def test_an_interval_over_videos_and_seeds_draws_both(tmp_path: Path):
 
 
 def test_the_best_of_a_tuned_setting_by_validation_is_reported():
-    values = {f"{arm}, base_lr={rate}": {0: 50.0 + rate} for arm in "ab" for rate in (1, 2)}
+    values = {f"{variant}, base_lr={rate}": {0: 50.0 + rate} for variant in "ab" for rate in (1, 2)}
     sweep = results(values)
-    for arm, validation in zip(sweep["arms"], (70.0, 60.0, 60.0, 70.0), strict=True):
-        arm["overrides"] = {"finetune.base_lr": int(arm["arm"][-1])}
-        arm["seeds"][0]["metrics"]["val_top1"] = validation
+    for variant, validation in zip(sweep["variants"], (70.0, 60.0, 60.0, 70.0), strict=True):
+        variant["overrides"] = {"finetune.base_lr": int(variant["variant"][-1])}
+        variant["seeds"][0]["metrics"]["val_top1"] = validation
     document = make_report(sweep, tuned="finetune.base_lr")
-    assert [(arm["arm"], arm["tuned"], arm["mean"]) for arm in document["arms"]] == [
+    assert [(variant["variant"], variant["tuned"], variant["mean"]) for variant in document["variants"]] == [
         ("a", 1, 51),
         ("b", 2, 52),
     ]
-    assert document["arms"][1]["difference"]["values"] == [1.0]
-    note = "finetune.base_lr: the best on data.val of the same values for each arm: 1 for a, 2 for b"
+    assert document["variants"][1]["difference"]["values"] == [1.0]
+    note = "finetune.base_lr: the best on data.val of the same values for each variant: 1 for a, 2 for b"
     assert note in list(list_report_notes(document))
-    with pytest.raises(RecipeError, match=r"--tuned finetune\.steps: give each arm the same values"):
+    with pytest.raises(RecipeError, match=r"--tuned finetune\.steps: give each variant the same values"):
         make_report(sweep, tuned="finetune.steps")
-    del sweep["arms"][0]["seeds"][0]["metrics"]["val_top1"]
+    del sweep["variants"][0]["seeds"][0]["metrics"]["val_top1"]
     with pytest.raises(RecipeError, match="needs the validation of all jobs"):
         make_report(sweep, tuned="finetune.base_lr")
 
@@ -221,8 +223,8 @@ def test_the_table_is_printed_for_papers_and_sheets():
 
 def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):
     without = results(BOTH, metric="spearman")
-    for arm in without["arms"]:
-        arm["seeds"] = [{**row, "metrics": {"loss": 1.0, "spearman": None}} for row in arm["seeds"]]
+    for variant in without["variants"]:
+        variant["seeds"] = [{**row, "metrics": {"loss": 1.0, "spearman": None}} for row in variant["seeds"]]
     for document, options, message in (
         (without, {"metric": "spearman"}, "--metric: unknown name 'spearman'; known: loss"),
         (results(BOTH), {"metric": "x"}, "--metric: unknown name 'x'; known: loss, top1"),
@@ -273,10 +275,10 @@ def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for
         assert make_metric_title(name) == title
 
 
-def test_the_figure_has_every_arm_with_values(tmp_path: Path):
+def test_the_figure_has_every_variant_with_values(tmp_path: Path):
     document = make_report(results({"scratch": {0: 50.0, 1: 52.0}, "b": {0: 51.0}, "none": {0: None}}))
     draw_report(tmp_path / "few.png", document)
-    many = make_report(results({f"arm {number}": {0: 50.0 + number, 1: 52.0} for number in range(20)}))
+    many = make_report(results({f"variant {number}": {0: 50.0 + number, 1: 52.0} for number in range(20)}))
     draw_report(tmp_path / "many.png", many)
     heights = [plt.imread(tmp_path / f"{name}.png").shape[0] for name in ("few", "many")]
     assert heights[1] > 3 * heights[0]

@@ -24,26 +24,26 @@ from everest_workflows.sweep import run as sweep_run
 from everest_workflows.sweep.request import read_request
 from everest_workflows.sweep.results import JobNumbers
 from everest_workflows.sweep.run import JobLauncher, run_sweep
-from everest_workflows.sweep.sweep_plan import plan_sweep
+from everest_workflows.sweep.sweep_jobs import plan_sweep
 
 
 def results(folder: Path) -> dict[str, Any]:
     """The results of a sweep without times and memory."""
     document = json.loads((folder / "results.json").read_text())
-    for arm in document["arms"]:
-        for row in arm["seeds"]:
+    for variant in document["variants"]:
+        for row in variant["seeds"]:
             del row["hours"], row["memory_bytes"]
     return document
 
 
 @pytest.mark.slow
 def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path, clip_files: Path):
-    """One fine-tuning serves two arms; the third fails, and does not end the others."""
+    """One fine-tuning serves two variants; the third fails, and does not end the others."""
     (tmp_path / "wrong.csv").write_text(f"{clip_files}/clip0.mp4 0\n{clip_files}/clip1.mp4 7\n")
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         f"recipe: {recipe}\nstages: [finetune, eval]\nset: {{finetune.epochs: 1}}\n"
-        "arms:\n  one: {eval.clips: 1}\n  two: {eval.clips: 2}\n"
+        "variants:\n  one: {eval.clips: 1}\n  two: {eval.clips: 2}\n"
         f"  wrong: {{data.train: {tmp_path}/wrong.csv}}\n"
     )
     out = tmp_path / "out"
@@ -58,17 +58,17 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert "wrong, seed 3: finetune/" in ended.stderr
     document = results(out)
     assert document["jobs"] == {"all": 5, "finished": 3}
-    assert [failure["arms"] for failure in document["failures"]] == [["wrong"], ["wrong"]]
+    assert [failure["variants"] for failure in document["failures"]] == [["wrong"], ["wrong"]]
     assert [len(list((out / stage).glob("*.json"))) for stage in ("finetune", "eval")] == [0, 2]
     evaluated = [json.loads(path.read_text()) for path in (out / "eval").glob("*.json")]
     assert sorted(each["views"]["clips"] for each in evaluated) == [1, 2]
 
     reported = json_of("sweep report", out)
-    arms = [(arm["arm"], arm["seeds"]) for arm in reported["arms"]]
-    assert arms == [("one", [3]), ("two", [3]), ("wrong", [])]
+    variants = [(variant["variant"], variant["seeds"]) for variant in reported["variants"]]
+    assert variants == [("one", [3]), ("two", [3]), ("wrong", [])]
     values = {each["views"]["clips"]: each["top1"] for each in evaluated}
-    assert [arm["values"] for arm in reported["arms"][:2]] == [[values[1]], [values[2]]]
-    assert reported["arms"][0]["gmacs"] == reported["arms"][1]["gmacs"] > 0
+    assert [variant["values"] for variant in reported["variants"][:2]] == [[values[1]], [values[2]]]
+    assert reported["variants"][0]["gmacs"] == reported["variants"][1]["gmacs"] > 0
     figure = (out / "report.png").read_bytes()
     shown = called("sweep", "report", out, "--metric", "macro_f1").stdout
     assert ((out / "report.png").read_bytes(), (out / "report-macro_f1.png").is_file()) == (figure, True)
@@ -93,7 +93,7 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert "[" not in kept.stderr
     assert kept.stderr.endswith(f"next:\n  everest sweep report {out}\n")
     assert results(out)["failures"] == []
-    assert results(out)["arms"] == document["arms"][:2]
+    assert results(out)["variants"] == document["variants"][:2]
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
@@ -133,11 +133,11 @@ SAVES = (
 )
 
 
-def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=ignore_event) -> dict[str, Any]:
+def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, emit=ignore_event) -> dict[str, Any]:
     """Run a sweep of two seeds whose jobs are this Python code."""
     plan = plan_sweep(read_request(str(recipe), seeds="2"), data=None)
     program, devices = [sys.executable, "-c", code], Devices(type="cpu")
-    return run_sweep(plan, folder, JobLauncher(program=program, devices=devices, parallel=jobs), report)
+    return run_sweep(plan, folder, JobLauncher(program=program, devices=devices, parallel=jobs), emit)
 
 
 def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_last_call(recipe, tmp_path):
@@ -198,7 +198,7 @@ def test_an_error_of_the_sweep_ends_its_jobs(recipe: Path, tmp_path: Path):
             raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        swept(recipe, tmp_path / "out", code, jobs=2, report=fail)
+        swept(recipe, tmp_path / "out", code, jobs=2, emit=fail)
     pids = [int(text) for log in tmp_path.glob("out/*/*.log") if (text := log.read_text().strip())]
     assert len(pids) == 1
     assert not psutil.pid_exists(pids[0]) or psutil.Process(pids[0]).status() == psutil.STATUS_ZOMBIE
@@ -255,7 +255,7 @@ def jobs_in(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, tmp_path: Path):
-    """Two arms and two seeds, with one pre-training for each seed."""
+    """Two variants and two seeds, with one pre-training for each seed."""
     options = ["--over", "finetune.base_lr=0.1,0.2", "--seeds", 2, "--jobs", 2, "--gpus", "cpu"]
     options += ["--set", "pretrain.epochs=12", "--set", "finetune.epochs=8"]
     began = time.monotonic()
@@ -274,9 +274,9 @@ def test_a_killed_sweep_ends_with_the_results_of_one_that_was_not(recipe: Path, 
     assert [path.parts[-3:] for path in whole] == [path.parts[-3:] for path in killed]
     assert not [path for path in (tmp_path / "killed").rglob("*") if is_unfinished(path.name)]
     reports = [everest("sweep", "report", tmp_path / name, "--json").stdout for name in ("whole", "killed")]
-    first, second = (json.loads(text)["arms"] for text in reports)
-    for arm in (*first, *second):
-        del arm["hours"], arm["memory_bytes"]
+    first, second = (json.loads(text)["variants"] for text in reports)
+    for variant in (*first, *second):
+        del variant["hours"], variant["memory_bytes"]
     assert first == second
 
 

@@ -1,6 +1,6 @@
-"""The plan of a sweep: the recipe of each arm, and the jobs of each arm and seed.
+"""The plan of a sweep: the recipe of each variant, and the jobs of each variant and seed.
 
-A job is a training run or an evaluation, identified by the settings that it depends on. Arms that differ
+A job is a training run or an evaluation, identified by the settings that it depends on. Variants that differ
 only in later stages share the jobs of earlier ones, such as one pre-training for each seed.
 """
 
@@ -27,10 +27,10 @@ from everest.video.folders import not_found_text
 from everest_workflows.sweep.request import (
     FROM_SCRATCH,
     REQUIRED_STAGE,
-    SEED_PLACE,
-    Arm,
+    SEED_FIELD,
     SweepRequest,
     SweepStage,
+    Variant,
     as_overrides,
 )
 
@@ -85,22 +85,24 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedArm(Arm):
-    """An arm, with the jobs of each seed in the order of the stages."""
+class PlannedVariant(Variant):
+    """A variant, with the jobs of each seed in the order of the stages."""
 
     jobs: dict[int, tuple[Job, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepPlan:
-    """A sweep, with all jobs of its arms."""
+class SweepJobs:
+    """A sweep, with all jobs of its variants."""
 
     request: SweepRequest
-    arms: tuple[PlannedArm, ...]
+    variants: tuple[PlannedVariant, ...]
 
     def jobs(self) -> dict[str, Job]:
-        """All jobs by their names, once each, seed by seed: a stopped sweep can already compare arms."""
-        ordered = (job for seed in self.request.seeds for arm in self.arms for job in arm.jobs[seed])
+        """All jobs by their names, once each, seed by seed: a stopped sweep can already compare variants."""
+        ordered = (
+            job for seed in self.request.seeds for variant in self.variants for job in variant.jobs[seed]
+        )
         return {job.name: job for job in ordered}
 
     def dump(self) -> dict[str, Any]:
@@ -115,55 +117,60 @@ class SweepPlan:
             "stages": list(request.stages),
             "against": request.against,
             "summary": request.summary,
-            "arms": {
-                arm.name: {"stages": list(arm.stages), "init": arm.init, **arm.overrides} for arm in self.arms
+            "variants": {
+                variant.name: {"stages": list(variant.stages), "init": variant.init, **variant.overrides}
+                for variant in self.variants
             },
         }
 
     def users(self, job: Job) -> list[str]:
-        """The names of the arms that need a job."""
-        return [arm.name for arm in self.arms if job.name in {each.name for each in arm.jobs[job.seed]}]
+        """The names of the variants that need a job."""
+        return [
+            variant.name
+            for variant in self.variants
+            if job.name in {each.name for each in variant.jobs[job.seed]}
+        ]
 
 
-def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepPlan:
+def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepJobs:
     """Plan the jobs of a sweep on the videos and lists in the folder `data` (`data.root`); writes nothing."""
-    recipes = resolve_arms(request, data=data)
-    arms = []
+    recipes = resolve_variants(request, data=data)
+    variants = []
     seen: dict[frozenset[str], str] = {}
-    for arm in request.arms:
+    for variant in request.variants:
         try:
-            for stage in arm.stages:
-                _check_inputs(recipes[arm.name], stage)
-            inits = {seed: _find_weights(arm.init, seed) for seed in request.seeds}
+            for stage in variant.stages:
+                _check_inputs(recipes[variant.name], stage)
+            inits = {seed: _find_weights(variant.init, seed) for seed in request.seeds}
         except UserError as error:
-            raise type(error)(f"{request.label}{arm.name}: {error}") from error
-        jobs = {seed: _plan_jobs(arm, recipes[arm.name], seed, init) for seed, init in inits.items()}
+            raise type(error)(f"{request.label}{variant.name}: {error}") from error
+        jobs = {seed: _plan_jobs(variant, recipes[variant.name], seed, init) for seed, init in inits.items()}
         keys = frozenset(job.name for planned in jobs.values() for job in planned)
-        if (same := seen.setdefault(keys, arm.name)) != arm.name:
+        if (same := seen.setdefault(keys, variant.name)) != variant.name:
             raise RecipeError(
-                f"{request.label}the arms '{same}' and '{arm.name}' have the same jobs: none of the stages "
-                f"{', '.join(arm.stages)} depends on their difference; leave one out"
+                f"{request.label}the variants '{same}' and '{variant.name}' have the same jobs: none of "
+                f"the stages {', '.join(variant.stages)} depends on their difference; leave one out"
             )
-        init = arm.init if SEED_PLACE in arm.init else next(iter(inits.values()))
-        arms.append(PlannedArm(**vars(replace(arm, init=init)), jobs=jobs))
-    return SweepPlan(request=request, arms=tuple(arms))
+        init = variant.init if SEED_FIELD in variant.init else next(iter(inits.values()))
+        variants.append(PlannedVariant(**vars(replace(variant, init=init)), jobs=jobs))
+    return SweepJobs(request=request, variants=tuple(variants))
 
 
-def _plan_jobs(arm: Arm, recipe: Recipe, seed: int, init: str) -> tuple[Job, ...]:
-    """The jobs of an arm for a seed; a job's key is a hash of the settings that it depends on."""
+def _plan_jobs(variant: Variant, recipe: Recipe, seed: int, init: str) -> tuple[Job, ...]:
+    """The jobs of a variant for a seed; a job's key is a hash of the settings that it depends on."""
     seeded = replace(recipe, train=replace(recipe.train, seed=seed))
     jobs: dict[SweepStage, Job] = {}
-    for stage in arm.stages:
+    for stage in variant.stages:
         needs = jobs.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
-        settings = _select_stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
+        settings = _select_stage_settings(stage, seeded, own_root="data.root" in variant.overrides)
         identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
         jobs[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
     return tuple(jobs.values())
 
 
-def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe]:
-    """The recipe of each arm by its name."""
+def resolve_variants(request: SweepRequest, *, data: str | None) -> dict[str, Recipe]:
+    """The recipe of each variant by its name."""
 
     def resolve(overrides: Mapping[str, Any]) -> Recipe:
         changes = [*request.overrides, *as_overrides(overrides)]
@@ -172,14 +179,14 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
         root = None if "data.root" in overrides else data
         return recipe_for_run(request.recipe, data=root, overrides=changes)
 
-    resolve({})  # first, so that the problems of all arms are not listed for each of them
+    resolve({})  # first, so that the problems of all variants are not listed for each of them
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    for arm in request.arms:
+    for variant in request.variants:
         try:
-            recipes[arm.name] = resolve(arm.overrides)
+            recipes[variant.name] = resolve(variant.overrides)
         except RecipeError as error:
-            problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
+            problems += [f"{request.label}{variant.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
     return recipes
@@ -189,7 +196,7 @@ def _find_weights(init: str, seed: int) -> str:
     """The name of the weights that a seed starts from; wrong weights are found before any run."""
     if init == FROM_SCRATCH:
         return init
-    located = find_init(init.replace(SEED_PLACE, str(seed)), output=None, overwrite=False)
+    located = find_init(init.replace(SEED_FIELD, str(seed)), output=None, overwrite=False)
     check_init(located, resumed=None)
     return located.name
 
@@ -218,7 +225,7 @@ def _select_stage_settings(stage: SweepStage, recipe: Recipe, *, own_root: bool)
     """The settings that identify the job of a stage, without those of the stages before it.
 
     Args:
-        own_root: whether the arm sets its own folder of videos; the common folder may be moved.
+        own_root: whether the variant sets its own folder of videos; the common folder may be moved.
     """
     exempt = RESUME_MAY_CHANGE - {"data.root"} if own_root else RESUME_MAY_CHANGE
     ignored = _KEYS_IGNORED[stage]

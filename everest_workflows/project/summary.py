@@ -21,9 +21,9 @@ from everest_workflows.project.lists import STEP
 from everest_workflows.project.request import Project
 from everest_workflows.project.result import MeasuredTest, ProjectResult
 
-MOST_NAMES: Final = 3  # of groups and recordings
-MOST_CLASSES: Final = 12  # default: whose numbers are shown
-FEWEST_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
+MAX_NAMES: Final = 3  # of groups and recordings
+MAX_CLASSES: Final = 12  # default: whose numbers are shown
+MIN_TO_COMPARE: Final = 6  # groups; five that agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 LINEAR_MODEL: Final = "a linear model on small images"
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
@@ -50,9 +50,9 @@ def class_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, 
     """The titles and the rows of the table of classes; no row for a model that predicts numbers."""
     is_multi = any(each.ap is not None for each in result.behaviors)
     titles = ("average precision", "95 % CI") if is_multi else ("recall", "95 % CI", "precision", "F1")
-    groups = ("worst group",) if any(each.worst_text for each in result.behaviors[:MOST_CLASSES]) else ()
+    groups = ("worst group",) if any(each.worst_text for each in result.behaviors[:MAX_CLASSES]) else ()
     rows = []
-    for each in result.behaviors[:MOST_CLASSES]:
+    for each in result.behaviors[:MAX_CLASSES]:
         interval = "" if each.interval is None else "{:.3g} to {:.3g} %".format(*each.interval)
         scores = [each.ap] if is_multi else [each.recall, each.precision, each.f1]
         first, *others = (percent_text(score or 0.0) for score in scores)
@@ -116,7 +116,7 @@ def _list_timelines(result: MeasuredTest) -> list[str]:
     """The line about the timelines of recordings, if there are any."""
     if (scores := result.timelines) is None:
         return []
-    recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
+    recordings = first_names([Path(name).name for name in scores.recordings], MAX_NAMES)
     correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
     means = f"class mean {scores.mean_class_accuracy:.1f} %"
     if short := ", ".join(f"'{name}', {seconds:g} s" for name, seconds in scores.too_short.items()):
@@ -198,7 +198,7 @@ def _compare_with_images(result: MeasuredTest) -> str:
         return ""
     sign = 1 if METRICS[result.metric].is_higher_better else -1
     low, high = sorted(sign * end for end in result.difference)
-    clearly = "clearly" if low > 0 and result.groups >= FEWEST_TO_COMPARE else "not clearly"
+    clearly = "clearly" if low > 0 and result.groups >= MIN_TO_COMPARE else "not clearly"
     gain = f"95 % CI of the gain: {low:.3g} to {high:.3g}"
     return f"; the model was {clearly} better than small images ({gain})"
 
@@ -227,9 +227,9 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     what, ends, equal = "the interval", result.interval, values[name]
     if name == LINEAR_MODEL and result.difference is not None:
         what, ends, equal = "the interval of the difference", result.difference, 0.0
-    if ends is None or result.groups < FEWEST_TO_COMPARE:
+    if ends is None or result.groups < MIN_TO_COMPARE:
         reason = f"a class has fewer than {FEW_OF_CLASS} videos in the test"
-        if result.groups < FEWEST_TO_COMPARE:
+        if result.groups < MIN_TO_COMPARE:
             reason = f"only {plural(result.groups, 'group')}"
         return f"the test cannot tell whether the model is better than {baseline}: {reason}; {fix}"
     spread = "{} is {:.3g} to {:.3g}".format(what, *ends)

@@ -8,8 +8,8 @@ from small_projects import RESULT
 from everest.config.recipe import load_recipe
 from everest_workflows.project.request import Request
 from everest_workflows.project.result import MeasuredTest
+from everest_workflows.project.summary import class_table, describe_answer, judge
 from everest_workflows.project.train import list_next_commands
-from everest_workflows.project.verdict import class_table, describe_answer, judge
 
 
 def test_a_model_is_better_than_the_best_baseline_a_tie_or_worse_or_the_test_cannot_tell():

@@ -1,4 +1,4 @@
-"""The arithmetic of a stage: steps, batches, passes that fit in memory, and the learning rate."""
+"""The arithmetic of a stage: steps, batches, micro-batches that fit in memory, and the learning rate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from everest.config.settings import TrainedSection
 from everest.errors import RecipeError
 
 WARMUP_DIVISOR: Final = 20  # heuristic: one step in 20 warms up, if the budget is in steps
-MOST_VALIDATIONS: Final = 40  # heuristic: in a run whose budget is in steps
-FEWEST_STEPS: Final = 300  # heuristic: updates before a loss shows whether a model learns
+MAX_VALIDATIONS: Final = 40  # heuristic: in a run whose budget is in steps
+MIN_STEPS: Final = 300  # heuristic: updates before a loss shows whether a model learns
 USUAL_LR: Final = (1e-5, 4e-3)  # heuristic: somewhat wider than the range of the recipes
 PEAK_LR: Final = 1e-3  # heuristic: for new weights, with batches of 16 to 128 clips
 LOW_LR: Final = PEAK_LR / 10  # heuristic: the recipes for new weights are above it
-MEMORY_SHARE: Final = 0.8  # heuristic: of the free memory of a device, for the activations of one pass
-CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
+MEMORY_FRACTION: Final = 0.8  # heuristic: of the free memory, for the activations of one micro-batch
+CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger micro-batches are no faster
 
 
 def cosine_lr(
@@ -25,7 +25,7 @@ def cosine_lr(
 ) -> float:
     """The learning rate of `step` (from 0): linear to `peak`, then half a cosine to `minimum`.
 
-    As in the released programs, the ramp includes both its ends: the first step has `start`, two steps in a
+    As in the official code, the ramp includes both its ends: the first step has `start`, two steps in a
     row have the peak, and the last step is slightly above the minimum.
     """
     if step < warmup:
@@ -35,16 +35,16 @@ def cosine_lr(
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagePlan:
+class Schedule:
     """The steps and batches of one stage. A step is one update of the weights."""
 
     steps: int
     warmup_steps: int  # steps of a rising learning rate
     videos_per_epoch: int
     validation_steps: int  # steps from one validation to the next
-    batch_size: int  # clips in a step, over all processes and passes
+    batch_size: int  # clips in a step, over all processes and micro-batches
     views: int  # clips that one decoded video gives
-    micro_batch: int  # clips in a pass of one process
+    micro_batch: int  # clips in a micro-batch of one process
     processes: int
     peak_lr: float
     min_lr: float
@@ -65,7 +65,7 @@ class StagePlan:
 
     @property
     def accumulation(self) -> int:
-        """The number of passes in a step."""
+        """The number of micro-batches in a step."""
         return self.batch_size // (self.micro_batch * self.processes)
 
     @property
@@ -85,29 +85,29 @@ class StageMemory:
 
     state: int  # weights, gradients, moments, averaged weights and frozen networks
     copies: int  # of the weights, in bf16 with gradients, or with adapters added
-    per_clip: int  # of a pass
+    per_clip: int  # of a micro-batch
 
     def needed(self, clips: int) -> int:
-        """The bytes of a pass, copies not included."""
+        """The bytes of a micro-batch, copies not included."""
         return self.state + clips * self.per_clip
 
 
 def clips_that_fit(memory: StageMemory, free: int, *, on_cpu: bool) -> int:
-    """The clips of a pass, at least one, that fit in the `free` bytes of a device."""
-    left = int(free * MEMORY_SHARE) - memory.state - memory.copies
+    """The clips of a micro-batch, at least one, that fit in the `free` bytes of a device."""
+    left = int(free * MEMORY_FRACTION) - memory.state - memory.copies
     return max(1, (min(left, CPU_BYTES) if on_cpu else left) // memory.per_clip)
 
 
 def plan_stage(
     section: TrainedSection, *, num_videos: int, processes: int, largest_micro_batch: int
-) -> StagePlan:
+) -> Schedule:
     """Plan a stage on `num_videos` videos, each decoded into one or more clips.
 
-    A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
+    A budget in epochs drops the last, incomplete batch of each, as the official code does; a set smaller
     than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
-    in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
-    The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A. A
-    tokenizer's is not scaled, and ends at 0.
+    in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one
+    micro-batch. The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST,
+    appendix A. A tokenizer's is not scaled, and ends at 0.
     """
     views, pair = section.views_per_decode, 2 if section.mixes_pairs else 1
     unit = views * pair
@@ -120,7 +120,7 @@ def plan_stage(
             f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
             "that does"
         )
-    largest = units if section.one_pass else min(units, max(1, largest_micro_batch // unit))
+    largest = units if section.one_micro_batch else min(units, max(1, largest_micro_batch // unit))
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
@@ -132,7 +132,7 @@ def plan_stage(
         steps, videos_per_epoch = section.epochs * validation_steps, validation_steps * videos_per_step
         warmup = section.warmup_epochs * validation_steps
     peak_lr, min_lr = section.lr_range
-    return StagePlan(
+    return Schedule(
         steps=steps,
         warmup_steps=warmup,
         videos_per_epoch=videos_per_epoch,
@@ -149,10 +149,10 @@ def plan_stage(
 
 def steps_between_validations(steps: int, num_videos: int, videos_per_step: int) -> int:
     """The steps between two validations, for a budget in steps: an epoch, or several of a long run."""
-    return max(-(-num_videos // videos_per_step), -(-steps // MOST_VALIDATIONS))
+    return max(-(-num_videos // videos_per_step), -(-steps // MAX_VALIDATIONS))
 
 
-def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
+def plan_warnings(plan: Schedule, *, new_weights: bool) -> Iterator[str]:
     """Yield warnings about a learning rate, a warm-up and a number of steps with which little is learned.
 
     Args:
@@ -166,14 +166,14 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
             f"the warm-up leaves none of {plan.steps} steps, so the learning rate only rises; lower "
             "warmup_epochs or warmup_steps"
         )
-    if plan.steps < FEWEST_STEPS:
+    if plan.steps < MIN_STEPS:
         yield (
-            f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns; raise its "
+            f"{plan.steps} steps are few: with fewer than {MIN_STEPS}, a model hardly learns; raise its "
             "epochs or its steps"
         )
 
 
-def learning_rate_advice(plan: StagePlan, *, new_weights: bool) -> str | None:
+def learning_rate_advice(plan: Schedule, *, new_weights: bool) -> str | None:
     """Advice about a peak learning rate outside of the usual range (see `plan_warnings`); None inside."""
     (lowest, highest), key = USUAL_LR, "lr" if plan.base_lr is None else "base_lr"
     peak = f"the peak learning rate of {plan.peak_lr:.2g}"

@@ -15,7 +15,7 @@ from everest_workflows.sweep.request import (
     read_stages,
 )
 from everest_workflows.sweep.results import JobNumbers, collect
-from everest_workflows.sweep.sweep_plan import PlannedArm, SweepPlan, plan_sweep
+from everest_workflows.sweep.sweep_jobs import PlannedVariant, SweepJobs, plan_sweep
 
 
 @pytest.fixture
@@ -23,15 +23,15 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files)
 
 
-def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
+def planned(recipe: Path, *, data: str | None = None, **options) -> SweepJobs:
     return plan_sweep(read_request(str(recipe), **options), data=data)
 
 
-def recover_recipe(arm: PlannedArm) -> Recipe:
-    return next(iter(arm.jobs.values()))[0].recipe
+def recover_recipe(variant: PlannedVariant) -> Recipe:
+    return next(iter(variant.jobs.values()))[0].recipe
 
 
-def counts(plan: SweepPlan) -> dict[str, int]:
+def counts(plan: SweepJobs) -> dict[str, int]:
     stages = [job.stage for job in plan.jobs().values()]
     return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
 
@@ -49,18 +49,20 @@ def counts(plan: SweepPlan) -> dict[str, int]:
         ("data.pretrain=null,train.csv", {"pretrain": 4, "finetune": 4, "eval": 4}),
     ],
 )
-def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
+def test_variants_share_the_stages_whose_settings_are_equal(
+    recipe: Path, over: str, expected: dict[str, int]
+):
     assert counts(planned(recipe, over=[over], seeds="2")) == expected
 
 
-def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
+def test_a_variant_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
     own = shutil.copytree(clip_files, tmp_path / "影片 \U0001f600")
     plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
-    assert [recover_recipe(arm).data.root for arm in plan.arms] == [str(clip_files), str(own)]
-    assert recover_recipe(planned(recipe, data=str(own)).arms[0]).data.root == str(own)
+    assert [recover_recipe(variant).data.root for variant in plan.variants] == [str(clip_files), str(own)]
+    assert recover_recipe(planned(recipe, data=str(own)).variants[0]).data.root == str(own)
 
 
-def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
+def test_moved_videos_are_the_same_work_and_a_variant_of_other_videos_is_not(recipe, tmp_path, clip_files):
     other = shutil.copytree(clip_files, tmp_path / "other")
     assert planned(recipe, data=str(other)).jobs().keys() == planned(recipe).jobs().keys()
     with_comma = shutil.copytree(other, tmp_path / "a, b")
@@ -68,47 +70,60 @@ def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe
     assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
 
 
-def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: Path):
+def test_a_sweep_file_has_variants_with_stages_of_their_own(recipe: Path, tmp_path: Path):
     path = tmp_path / "scratch.yaml"
     path.write_text(
         "recipe: tiny.yaml\nset: {model.depth: 1}\nseeds: [4]\nstages: 'pretrain,finetune'\nagainst: b\n"
-        "arms:\n  a: {finetune.rand_augment: null}\n  b: {}\n  c: {stages: [finetune]}\n"
+        "variants:\n  a: {finetune.rand_augment: null}\n  b: {}\n  c: {stages: [finetune]}\n"
     )
     plan = planned(path)
     assert (plan.request.recipe.name, plan.request.seeds, plan.request.against) == ("tiny", (4,), "b")
     both = ("pretrain", "finetune")
-    assert {arm.name: arm.stages for arm in plan.arms} == {"a": both, "b": both, "c": ("finetune",)}
+    assert {variant.name: variant.stages for variant in plan.variants} == {
+        "a": both,
+        "b": both,
+        "c": ("finetune",),
+    }
     assert counts(plan) == {"pretrain": 1, "finetune": 3}
-    assert [recover_recipe(arm).finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
-    assert {recover_recipe(arm).model.depth for arm in plan.arms} == {1}
+    assert [recover_recipe(variant).finetune.rand_augment is None for variant in plan.variants] == [
+        True,
+        False,
+        False,
+    ]
+    assert {recover_recipe(variant).model.depth for variant in plan.variants} == {1}
     widths = planned(path, over=["model.width=24,48"])
-    assert [arm.name for arm in widths.arms] == [
-        f"{arm}, width={width}" for arm in "abc" for width in (24, 48)
+    assert [variant.name for variant in widths.variants] == [
+        f"{variant}, width={width}" for variant in "abc" for width in (24, 48)
     ]
     assert widths.request.against == "b, width=24"
-    assert widths.arms[0].overrides == {"finetune.rand_augment": None, "model.width": 24}
-    assert recover_recipe(planned(path, seeds="2", overrides=["model.depth=3"]).arms[0]).model.depth == 3
-    path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
+    assert widths.variants[0].overrides == {"finetune.rand_augment": None, "model.width": 24}
+    assert recover_recipe(planned(path, seeds="2", overrides=["model.depth=3"]).variants[0]).model.depth == 3
+    path.write_text(
+        "recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\nvariants: {b: {}, '0.3': {eval.clips: 1}}"
+    )
     request = planned(path).request
-    assert (request.against, request.arms[0].init, request.summary) == ("0.3", "none", "")
+    assert (request.against, request.variants[0].init, request.summary) == ("0.3", "none", "")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("recipe: tiny.yaml\narmz: {}", r"armz: unknown key; did you mean 'arms'\?"),
-        ("arms: {a: {}}", "recipe: "),
-        ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
-        ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: give settings in one line"),
+        ("recipe: tiny.yaml\nvarients: {}", r"varients: unknown key; did you mean 'variants'\?"),
+        ("variants: {a: {}}", "recipe: "),
+        ("recipe: gone.yaml\nvariants: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
+        ("recipe: tiny.yaml\nvariants: {a: 5}", "variants: a: give settings in one line"),
         ("recipe: tiny.yaml\nsummary: [a]", "summary: must be text"),
-        ("recipe: tiny.yaml\narms: {'': {}}", "arms: give visible names"),
-        ("recipe: tiny.yaml\narms: []", "arms: give visible names"),
-        ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: give settings in one line"),
+        ("recipe: tiny.yaml\nvariants: {'': {}}", "variants: give visible names"),
+        ("recipe: tiny.yaml\nvariants: []", "variants: give visible names"),
+        (
+            "recipe: tiny.yaml\nvariants: {a: {depth: 5, b: 1, c: 1}}",
+            "variants: a: give settings in one line",
+        ),
         ("recipe: tiny.yaml\nset: {model: {depth: 1}}", "set: give settings in one line"),
         ("recipe: tiny.yaml\nseeds: many", "seeds: give a number of seeds"),
-        ("recipe: tiny.yaml\nagainst: b\narms: {a: {}}", "against: unknown name 'b'; known: a"),
+        ("recipe: tiny.yaml\nagainst: b\nvariants: {a: {}}", "against: unknown name 'b'; known: a"),
         ("recipe: tiny.yaml\nstages: [eval]", "stages: .*eval needs finetune"),
-        ("recipe: tiny.yaml\narms: {a: {model.depht: 1}}", r"wrong\.yaml: a: model.depht: unknown key"),
+        ("recipe: tiny.yaml\nvariants: {a: {model.depht: 1}}", r"wrong\.yaml: a: model.depht: unknown key"),
     ],
 )
 def test_a_wrong_sweep_file_is_refused_in_a_line(recipe: Path, tmp_path: Path, text: str, message: str):
@@ -130,7 +145,7 @@ def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
         planned(recipe, overrides=["pretrain.target={kind: features, teacher: gone}"])
 
 
-def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
+def test_variants_that_run_the_same_jobs_are_refused(recipe: Path):
     for over, options in (
         ("train.workers=0,1", {"stages": "pretrain,finetune,eval"}),
         ("finetune.steps=5,9", {"stages": "pretrain"}),
@@ -141,16 +156,16 @@ def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
 
 
 @pytest.mark.parametrize(
-    ("arm", "problem"),
+    ("variant", "problem"),
     [
         ("{pretrain.stepps: 4}", "lost: pretrain.stepps: unknown key"),
         ("{data.train: cllips.csv}", "lost: .*cllips.csv: no such list or folder"),
         ("{init: nowhere.safetensors}", "lost: .*nowhere.safetensors"),
     ],
 )
-def test_problems_of_an_arm_name_the_file(recipe: Path, arm: str, problem: str):
+def test_problems_of_a_variant_name_the_file(recipe: Path, variant: str, problem: str):
     file = recipe.with_name("sweep.yaml")
-    file.write_text(f"recipe: {recipe.name}\narms: {{here: {{}}, lost: {arm}}}\n")
+    file.write_text(f"recipe: {recipe.name}\nvariants: {{here: {{}}, lost: {variant}}}\n")
     with pytest.raises(UserError, match=rf"^{file}: {problem}"):
         planned(file)
 
@@ -159,9 +174,9 @@ def test_each_seed_can_start_from_a_run_of_its_own(recipe: Path, tmp_path: Path)
     for seed in (0, 1):
         save_model(tmp_path / f"run{seed}.safetensors", tiny("pretrain").spec)
     named = str(tmp_path / "run{seed}.safetensors")
-    (arm,) = planned(recipe, seeds="2", stages="finetune", init=named).arms
-    starts = [job.init for jobs in arm.jobs.values() for job in jobs]
-    assert (arm.init, starts) == (named, [named.format(seed=seed) for seed in (0, 1)])
+    (variant,) = planned(recipe, seeds="2", stages="finetune", init=named).variants
+    starts = [job.init for jobs in variant.jobs.values() for job in jobs]
+    assert (variant.init, starts) == (named, [named.format(seed=seed) for seed in (0, 1)])
     with pytest.raises(CheckpointError, match="run2"):
         planned(recipe, seeds="3", stages="finetune", init=named)
 
@@ -173,17 +188,17 @@ def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path:
         shutil.copy(clip_files / "train.csv", tmp_path / f"{name}.csv")
     file = Path(__file__).resolve().parents[3] / "benchmarks" / "evidence" / "lvmae.yaml"
     plan = planned(file, data=str(tmp_path))
-    # Each of eight arms but one has a pre-training of its own.
+    # Each of eight variants but one has a pre-training of its own.
     assert counts(plan) == {"pretrain": 21, "finetune": 24, "eval": 24}
 
 
-def test_arms_are_compared_by_a_measured_metric_also_if_the_first_has_failed(recipe: Path):
+def test_variants_are_compared_by_a_measured_metric_also_if_the_first_has_failed(recipe: Path):
     plan = planned(recipe, over=["finetune.base_lr=1e30,0.01"], stages="finetune")
     measured = JobNumbers({"map": None, "top1": 60.0, "chance_top1": 50.0}, 0.0, 0.0)
     assert collect(plan, {list(plan.jobs())[1]: measured}, {})["metric"] == "top1"
 
 
-def test_arms_are_all_combinations_and_are_named_by_what_differs():
+def test_variants_are_all_combinations_and_are_named_by_what_differs():
     keep, rate = "pretrain.selection.keep_ratio", "finetune.base_lr"
     assert combine_values([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"]) == {
         f"keep_ratio={one}, base_lr={other}": {keep: float(one), rate: float(other)}

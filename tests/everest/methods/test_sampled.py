@@ -11,16 +11,16 @@ from torch import Tensor
 
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import Embedding
-from everest.methods.selection import Drawn, RedundancyRobust
+from everest.methods.selection import RedundancyRobust, Sampled
 
 GRID = TokenGrid(t=2, h=1, w=4)
 CHANGE = torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 4.0, 0.0])
 
 
 def first_draws(uniform: float, importance: Tensor = CHANGE, *, rows: int = 40_000) -> Tensor:
-    """The share (N,) of the rows in which each token is drawn first."""
+    """The fraction (N,) of the rows in which each token is drawn first."""
     noise = torch.rand(rows, GRID.num_tokens, generator=torch.Generator().manual_seed(0))
-    strategy = Drawn(keep_ratio=0.125, visible_ratio=None, uniform=uniform)
+    strategy = Sampled(keep_ratio=0.125, visible_ratio=None, uniform=uniform)
     chosen = strategy(GRID, importance=importance.expand(rows, -1), noise=noise)
     return torch.bincount(chosen.visible[:, 0], minlength=GRID.num_tokens) / rows
 
@@ -42,10 +42,10 @@ def test_where_nothing_changes_all_tokens_are_drawn_alike():
 def test_visible_tokens_are_drawn_first_and_the_others_are_predicted():
     noise = torch.rand(500, 8, generator=torch.Generator().manual_seed(1))
     rows = CHANGE.expand(500, -1)
-    both = Drawn(keep_ratio=0.5, visible_ratio=0.25, uniform=0.0)(GRID, importance=rows, noise=noise)
-    kept = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=0.0)(GRID, importance=rows, noise=noise)
-    assert both.visible.shape == both.target.shape == (500, 2)
-    joined = torch.cat([both.visible, both.target], dim=1).sort(dim=1).values
+    both = Sampled(keep_ratio=0.5, visible_ratio=0.25, uniform=0.0)(GRID, importance=rows, noise=noise)
+    kept = Sampled(keep_ratio=0.5, visible_ratio=None, uniform=0.0)(GRID, importance=rows, noise=noise)
+    assert both.visible.shape == both.predicted.shape == (500, 2)
+    joined = torch.cat([both.visible, both.predicted], dim=1).sort(dim=1).values
     assert torch.equal(joined, kept.visible)
     assert set(kept.visible.flatten().tolist()) == {2, 3, 5, 6}  # those that change
     assert (kept.visible.diff(dim=1) > 0).all()
@@ -54,12 +54,12 @@ def test_visible_tokens_are_drawn_first_and_the_others_are_predicted():
 
 def test_uniform_draws_need_no_importance():
     noise = torch.rand(50, 8, generator=torch.Generator().manual_seed(2))
-    strategy = Drawn(keep_ratio=0.5, visible_ratio=None, uniform=1.0)
+    strategy = Sampled(keep_ratio=0.5, visible_ratio=None, uniform=1.0)
     measured = strategy(GRID, importance=CHANGE.expand(50, -1), noise=noise)
     assert torch.equal(measured.visible, strategy(GRID, importance=None, noise=noise).visible)
 
     @dataclass(frozen=True, kw_only=True)
-    class NeverMeasured(Drawn):
+    class NeverMeasured(Sampled):
         def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
             raise AssertionError("the change was measured")
 
@@ -73,6 +73,6 @@ def test_uniform_draws_need_no_importance():
 
 
 def test_evaluation_takes_the_most_changed_tokens():
-    chosen = Drawn(keep_ratio=0.5, visible_ratio=None, distance="l1").at_evaluation()
+    chosen = Sampled(keep_ratio=0.5, visible_ratio=None, distance="l1").at_evaluation()
     assert chosen == RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
-    assert Drawn().at_evaluation(0.25) == RedundancyRobust(keep_ratio=0.25, visible_ratio=None)
+    assert Sampled().at_evaluation(0.25) == RedundancyRobust(keep_ratio=0.25, visible_ratio=None)

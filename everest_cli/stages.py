@@ -178,7 +178,7 @@ def train(
         raise RecipeError("VIDEOS: several folders or lists; list the clips in one table: path,class,group")
 
     from everest_workflows.project.result import ProjectResult
-    from everest_workflows.project.summary import class_table, list_answer, list_rest
+    from everest_workflows.project.summary import alarm_table, class_table, list_answer, list_rest
     from everest_workflows.project.train import train as train_project
 
     with Display() as display:
@@ -193,6 +193,8 @@ def train(
         typer.echo("\n".join(list_answer(finished)))
         if finished.behaviors:
             print_table(*class_table(finished))
+        if finished.alarms:
+            print_table(*alarm_table(finished))
         typer.echo("\n".join(list_rest(finished)))
 
 

@@ -85,7 +85,8 @@ class AlarmOptions:
     """The options of alarms."""
 
     normal: str | None = option(
-        "--normal CLASS", "Print alarms: windows where 1 - P(CLASS) is at least --threshold [0.5]."
+        "--normal CLASS",
+        "Print alarms: windows where 1 - P(CLASS) is at least --threshold [as trained, else 0.5].",
     )
     hold: int | None = option("--hold N", "Such windows in a row that make an alarm [1].", min=1)
 
@@ -95,7 +96,6 @@ class AlarmOptions:
 
         if self.normal is None:
             return {}
-        threshold = 0.5 if threshold is None else threshold
         return find_alarms(timelines, self.normal, threshold=threshold, hold=self.hold or 1)
 
 

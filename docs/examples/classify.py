@@ -6,7 +6,8 @@ python classify.py line.onnx 0 2            # each 2 seconds of the first camera
 python classify.py line.onnx rtsp://camera/1 2 --normal ok --threshold 0.9 --hold 3    # alarms
 
 Prints the time and class of each window; with --json the five most probable. With --normal CLASS, a window is
-a fault if 1 - P(CLASS) reaches the threshold, and --hold faults in a row are an alarm. Of streams, cameras,
+a fault if 1 - P(CLASS) reaches the threshold (of several labels: if P of another class does), and --hold
+faults in a row are an alarm. `everest train --normal` stores both in the model. Of streams, cameras,
 pipes and growing files (--follow), times are wall-clock, and a lost source is opened again. The metadata
 of the model states the preprocessing. The last line has the milliseconds of a window, in CPU time: other
 programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
@@ -241,10 +242,14 @@ class Judge:
         head = about["heads"][0]
         self.names = [str(name) for name in about["classes"] or range(head["outputs"])]
         self.is_multi_label = head["task"] == "multi-label"
-        self.normal, self.hold = options.normal, options.hold
-        if self.normal is not None and self.normal not in self.names:
+        chosen = head.get("alarm", {})  # by everest train --normal
+        self.normal, self.hold = options.normal or chosen.get("normal"), options.hold
+        if self.normal not in (*self.names, chosen.get("normal"), None):
             sys.exit(f"--normal {self.normal}: not a class of the model ({', '.join(self.names)})")
-        self.thresholds = head.get("thresholds", 0.5) if options.threshold is None else options.threshold
+        usual = head.get("thresholds", 0.5)
+        if self.normal is not None:
+            usual = chosen["threshold"] if self.normal == chosen.get("normal") else 0.5
+        self.thresholds = usual if options.threshold is None else options.threshold
         self.shows_best = not self.is_multi_label and self.normal is None and options.threshold is None
         self.faults = 0  # windows in a row
 
@@ -351,7 +356,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON line for each window")
     step = "seconds between the starts of windows, which then overlap [SECONDS]"
     parser.add_argument("--step", type=float, help=step)
-    parser.add_argument("--normal", metavar="CLASS", help="class without a fault; other classes alarm")
+    parser.add_argument("--normal", metavar="CLASS", help="class without a fault; others alarm [the model's]")
     threshold = "1 - P(CLASS) of a fault; without --normal, P of a class [the model's, else 0.5]"
     parser.add_argument("--threshold", metavar="P", type=float, help=threshold)
     parser.add_argument("--hold", metavar="N", type=int, default=1, help="faults in a row of an alarm [1]")

@@ -107,12 +107,8 @@ def find_training_clip(opened: LoadedModel) -> ClipFormat | None:
     return clip_format(recover_recipe(opened, notify=None), opened.model.stage)
 
 
-def measure_training_seconds(opened: LoadedModel) -> float | None:
-    """The median length of a classifier's training videos; None if its recipe or videos are missing."""
-    path = find_recipe_beside(opened.file)
-    if path is None or opened.weights.kind != "classifier":
-        return None
-    data = load_recipe(path, imports=False).data
+def measure_training_seconds(data: DataSettings) -> float | None:
+    """The median length of the training videos; None if they are missing."""
     try:
         samples = read_source(data, "train", labeled=False, skip_missing=True).samples
         seconds = [  # images have no rate: 0 seconds

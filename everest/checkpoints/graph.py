@@ -9,7 +9,7 @@ B batch, C channels, T frames, H W pixels, K kept tokens.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import find_training_clip, measure_training_seconds
-from everest.checkpoints.load import LoadedModel, read_clip_spec
+from everest.checkpoints.load import LoadedModel, find_recipe_beside, read_clip_spec
 from everest.config.heads import MULTI_LABEL, Head
+from everest.config.recipe import load_recipe
 from everest.data.frames import SAMPLINGS
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shorten
@@ -124,10 +125,14 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         {"name": head.name, "task": head.task, "outputs": head.outputs}
         | ({"mean": head.mean, "std": head.std} if head.task == "regression" else {})
         | ({"thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else {})
+        | ({} if head.alarm is None else {"alarm": asdict(head.alarm)})
         for head in spec.heads
     ]
     sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null if not stated
-    sampled["seconds"] = measure_training_seconds(opened)
+    recipe_file = find_recipe_beside(opened.file) if weights.kind == "classifier" else None
+    sampled["seconds"] = recipe_file and measure_training_seconds(
+        load_recipe(recipe_file, imports=False).data
+    )
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
     metadata: dict[str, Any] = {  # for other programs, and for `ExportedClassifier`
         **{"format": "everest", "kind": weights.kind, "recipe": weights.recipe, "step": weights.step},

@@ -191,7 +191,7 @@ def _note_differences(spec: ModelSpec) -> Iterator[str]:
         trained = f"this model was trained with {counts.visible}"
         check = "check with everest eval --set finetune.selection.keep_ratio=1"
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
-    if any(head.chosen_thresholds for head in spec.heads):
+    if any(head.chosen_thresholds or head.alarm for head in spec.heads):
         yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = "fc_norm" if spec.heads else "decoder.norm"
     if (not spec.heads or spec.model.pooling == "mean") and spec.norms.last_eps != LAST_NORM_EPS:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from everest.config.values import Count, NumClasses, Positive, Ratio, must_be, with_hyphens
+from everest.config.values import Count, NumClasses, Positive, Ratio, RatioAboveZero, must_be, with_hyphens
 
 TaskName = Literal["single-label", "multi-label", "regression"]
 Task = Annotated[TaskName, BeforeValidator(with_hyphens)]
@@ -46,6 +46,14 @@ HeadSettings = Annotated[dict[_HeadName, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alarm:
+    """When a clip or window is a fault: its score against a normal class is at least the threshold."""
+
+    normal: str  # of several labels, the name of a clip without any
+    threshold: RatioAboveZero
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """One question about a video.
 
@@ -60,6 +68,7 @@ class Head:
     mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
     std: Positive = 1.0
     chosen_thresholds: tuple[Ratio, ...] = ()  # of multi-label classes, on data.val
+    alarm: Alarm | None = None  # chosen on videos that the model had not learned from
 
     @property
     def thresholds(self) -> tuple[float, ...]:

@@ -73,6 +73,17 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Section:
+    """A further result of a page: sentences, then a table beside a figure."""
+
+    heading: str
+    lines: Sequence[str] = ()
+    titles: Sequence[str] = ()  # of the columns; the first one has names, the others numbers
+    rows: Sequence[Sequence[str]] = ()
+    figure: str | None = None  # path of a PNG
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a page shows apart from the predictions."""
 
@@ -82,6 +93,7 @@ class Summary:
     points: Sequence[Point] = ()  # one at least if there is a metric
     chance: float | None = None
     warnings: Sequence[str] = ()  # `problem; what to do`
+    sections: Sequence[Section] = ()
     methods: str = ""  # sentences for a publication
     next: Sequence[str] = ()  # commands
     details: Mapping[str, Sequence[str]] = field(default_factory=dict)  # sentences by their heading
@@ -158,13 +170,17 @@ def write_evaluation_page(
     links = {
         quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
-    figure = None if summary.figure is None else encode_uri("image/png", Path(summary.figure).read_bytes())
+    uris = {
+        each: encode_uri("image/png", Path(each).read_bytes())
+        for each in (summary.figure, *(section.figure for section in summary.sections))
+        if each is not None
+    }
     write_page(
         page,
         "everest.evaluation",
         "page.html",
         summary=summary,
-        figure=figure,
+        uris=uris,
         links=links,
         commands=_list_commands(summary),
         heads=heads,

@@ -25,6 +25,7 @@ NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--
 NEEDS_MULTI_LABEL: Final = (
     f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 )
+EMPTY_CELL: Final = "fill it in, or give --task multi-label (data.task), where an empty cell has no class"
 PREDICTS_ONE: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
 LINE_FORMAT: Final = (
     "a line is `path label` (space, tab or comma); lists without labels are for data.pretrain"
@@ -58,7 +59,13 @@ class LabelRules:
                     raise ValueError(f"{column} '{shorten(text)}' {problem}")
                 labels.append(tuple(classes))
             elif text is None:
-                raise ValueError(f"no {column} in {quote(row.text)}; {LINE_FORMAT}")
+                is_cell = row.header is not None and column in row.header.columns.values()
+                fix = (
+                    EMPTY_CELL
+                    if is_cell and head.task == "single-label" and not self.is_fixed
+                    else LINE_FORMAT
+                )
+                raise ValueError(f"no {column} in {quote(row.text)}; {fix}")
             elif head.task == "regression":
                 number = parse_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script

@@ -57,9 +57,9 @@ class MeanSpec(ClipSpec):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        shared = []  # without the thresholds, which were chosen on the outputs of one model
+        shared = []  # without what was chosen on the outputs of one model
         for spec in (self, *self.members):
-            heads = [replace(head, chosen_thresholds=()) for head in spec.heads]
+            heads = [replace(head, chosen_thresholds=(), alarm=None) for head in spec.heads]
             shared.append((spec.frames, spec.size, spec.pixels, heads))
         for number, member in enumerate(self.members):
             yield from ((f"members.{number}.{key}", text) for key, text in member.problems())

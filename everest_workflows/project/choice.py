@@ -74,9 +74,9 @@ def choose(
     linear = {name: rows for name, rows in outputs.items() if name in LINEAR}
     choice, best = _choose_linear(linear, labels, head)
     if NETWORK in outputs:
-        simple = _average(outputs, choice.members)
+        simple = average(outputs, choice.members)
         gain_of = {
-            name: _measure_gain(simple, _average(outputs, members), labels, groups, head)
+            name: _measure_gain(simple, average(outputs, members), labels, groups, head)
             for name, members in ((NETWORK, [NETWORK]), (MEAN, [best, NETWORK]))
         }
         winner = max(gain_of, key=gain_of.__getitem__)
@@ -85,7 +85,7 @@ def choose(
             choice = BestCandidate(name=winner, reason=reason, mean_of=(best, NETWORK))
     if forced is not None:
         choice = replace(choice, name=forced, reason="by --model", learned=True)
-    candidates = {**outputs, MEAN: _average(outputs, choice.mean_of)} if choice.mean_of else outputs
+    candidates = {**outputs, MEAN: average(outputs, choice.mean_of)} if choice.mean_of else outputs
     common = ~np.any([np.isnan(rows[:, 0]) for rows in candidates.values()], axis=0)
     metric = METRIC_OF_TASK[head.task]
     validation = {
@@ -112,7 +112,7 @@ def _choose_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> 
     others = [name for name in others if not (kinds <= set(LINEAR[name]) or kinds >= set(LINEAR[name]))]
     mean_of = (best, others[0]) if others else ()
     if mean_of:
-        loss_of[MEAN] = mean_loss(_average(linear, mean_of))
+        loss_of[MEAN] = mean_loss(average(linear, mean_of))
     limit = (1 + TIE) * min(loss_of.values())
     name = next(name for name in SIMPLE_FIRST if loss_of.get(name, math.inf) <= limit)
     learned = bool(loss_of[name] < mean_loss(_guess(labels, head)))
@@ -120,7 +120,7 @@ def _choose_linear(linear: Mapping[str, Floats], labels: Labels, head: Head) -> 
     return BestCandidate(name=name, reason=reason, mean_of=mean_of, learned=learned), best
 
 
-def _average(outputs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
+def average(outputs: Mapping[str, Floats], names: Sequence[str]) -> Floats:
     """The mean outputs (N, C) of some candidates."""
     return np.mean([outputs[name] for name in names], axis=0)
 

@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from everest import stages
 from everest.checkpoints.describe import save_classifier
 from everest.checkpoints.init import find_init, read_init
-from everest.config.heads import Head
+from everest.config.heads import Alarm, Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.lists.classes import Classes
@@ -25,9 +26,12 @@ from everest.metrics.predictions import label_array
 from everest.models.classifier import Classifier
 from everest.models.clip_spec import ModelSpec
 from everest.models.mean import MeanClassifier
+from everest.probes.classifiers import Labels
 from everest.system.events import Emit, heading, notice
 from everest.system.run_folder import RECIPE_FILE, RunFolder
 from everest.system.text import plural
+from everest.system.types import Floats
+from everest_workflows.project.alarms import choose_alarm
 from everest_workflows.project.candidates import (
     MEAN,
     NETWORK,
@@ -37,7 +41,7 @@ from everest_workflows.project.candidates import (
     make_linear_candidates,
     make_network_candidate,
 )
-from everest_workflows.project.choice import BestCandidate, choose
+from everest_workflows.project.choice import BestCandidate, average, choose
 from everest_workflows.project.request import FEATURES_FOLDER, Project
 from everest_workflows.project.result import SELECTED, TestOutputs
 from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER
@@ -122,7 +126,8 @@ class Comparison:
         groups = [sample.group_or_path for sample in learned]
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
-        return self._deliver(candidates, choice), candidates, choice
+        alarm = self._choose_alarm(average(outputs, choice.members), labels)
+        return self._deliver(candidates, choice, alarm), candidates, choice
 
     def compare_folds(
         self, table: FeatureTable, outputs: TestOutputs, chosen_in_folds: Sequence[str]
@@ -141,7 +146,8 @@ class Comparison:
             self.emit(heading("fine-tuning on all videos"))
             run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
-        model = self._deliver(candidates, choice)
+        alarm = self._choose_alarm(average(by_name, choice.members), part.labels)
+        model = self._deliver(candidates, choice, alarm)
         if self.forced:
             return model, choice
         times = Counter(chosen_in_folds).items()
@@ -149,7 +155,16 @@ class Comparison:
         reason = f"lowest loss over all folds (the test is of each fold's own choice: {choices})"
         return model, replace(choice, reason=reason)
 
-    def _deliver(self, candidates: Sequence[Candidate], choice: BestCandidate) -> Classifier:
+    def _choose_alarm(self, outputs: Floats, labels: Labels) -> Alarm | None:
+        """The alarm of --normal, by outputs (N, C) for samples that the model has not learned from."""
+        normal = self.project.request.normal
+        if normal is None:
+            return None
+        return choose_alarm(outputs, labels, self.head, self.classes.names_of_head(self.head), normal)
+
+    def _deliver(
+        self, candidates: Sequence[Candidate], choice: BestCandidate, alarm: Alarm | None
+    ) -> Classifier:
         """The model of the chosen candidate; writes it, its recipe and what its encoders started from.
 
         It knows the recipe with the views that it was made for.
@@ -158,6 +173,10 @@ class Comparison:
         members = [each for each in candidates if each.name in choice.members]
         modules = [each.make() for each in members if each.make is not None]
         model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)
+        if alarm is not None:
+            model.heads = tuple(replace(head, alarm=alarm) for head in model.heads)
+            spec: Any = model.spec  # a dataclass
+            model.spec = replace(spec, heads=model.heads)
         recipe = self.recipe
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))

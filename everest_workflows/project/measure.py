@@ -29,6 +29,7 @@ from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.system.events import heading, ignore_event
 from everest.system.files import IN_USE_FIX
+from everest_workflows.project.alarms import draw_precision_recall, find_clip_seconds, measure_alarms
 from everest_workflows.project.candidates import MEAN, Candidate
 from everest_workflows.project.choice import BestCandidate, estimate_difference
 from everest_workflows.project.comparison import Comparison
@@ -56,6 +57,7 @@ LINEAR_FILE: Final = "linear.csv"  # the predictions of the linear model on smal
 OUTPUTS: Final = "outputs.json"  # of all candidates, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
+ALARM_FIGURE: Final = "alarms.png"
 
 
 class PageData(NamedTuple):
@@ -94,6 +96,7 @@ def measure_candidates(
     test = MeasuredTest(
         warnings=() if project.folds else project.warnings,
         **measure_outputs(outputs, model, choice, intervals=not project.folds),  # else of all folds
+        **({} if project.folds else measure_test_alarms(comparison, model, outputs)),
         value=evaluation[metric],
         interval=find_interval(evaluation, metric),
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
@@ -170,6 +173,29 @@ def measure_outputs(
     }
 
 
+def measure_test_alarms(comparison: Comparison, model: Classifier, outputs: TestOutputs) -> dict[str, Any]:
+    """The fields of a MeasuredTest about alarms, of the selected model; draws their figure.
+
+    Empty without --normal.
+    """
+    (head,) = model.heads
+    if head.alarm is None:
+        return {}
+    names = Classes(heads=model.heads, names=model.class_names).names_of_head(head)
+    (part,) = outputs.predictions(SELECTED, head).by_head().values()
+    seconds = find_clip_seconds(comparison.project.window, comparison.recipe.data)
+    figure = comparison.output / REPORT / ALARM_FIGURE
+    draw_precision_recall(figure, part, names, head.alarm)
+    rows = measure_alarms(part, names, outputs.groups, head.alarm, seconds)
+    return {
+        "alarms": rows,
+        "alarm_seconds": seconds,
+        "alarm_figure": str(figure),
+        "normal": head.alarm.normal,
+        "threshold": head.alarm.threshold,
+    }
+
+
 def find_interval(values: Mapping[str, Any], metric: str) -> list[float] | None:
     """The interval of a metric among the values of `compute_metrics`; None if it has none."""
     interval = values.get("intervals", {}).get(metric)
@@ -215,6 +241,7 @@ def pool_folds(
     pooled = MeasuredTest(
         warnings=project.warnings,
         **measure_outputs(outputs, model, choice),
+        **measure_test_alarms(comparison, model, outputs),
         value=metrics[metric],
         interval=find_interval(metrics, metric),
         videos=len(outputs.videos),

@@ -60,5 +60,13 @@ class ProjectOptions:
         ),
         {"min": 0.01},
     ] = None
+    normal: Annotated[
+        str | None,
+        (
+            "--normal CLASS",
+            "Class without a fault (of several labels, the name of an empty cell): bound false alarms, and "
+            "store a threshold.",
+        ),
+    ] = None
     task: TaskName | None = None  # None: as the labels show
     overrides: list[str] | None = None  # `section.key=value` texts, which win over the suggested recipe

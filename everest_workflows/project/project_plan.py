@@ -28,11 +28,13 @@ from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural, time_text
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
 from everest_workflows.annotations.records import left_out_rows, left_out_text
+from everest_workflows.project.alarms import find_clip_seconds
 from everest_workflows.project.candidates import measure_clip_seconds
 from everest_workflows.project.lists import STEP, check_copies, make_lists
 from everest_workflows.project.request import LISTS, ProjectLists, Request
 from everest_workflows.project.result import NETWORK
 from everest_workflows.project.summary import MAX_CLASSES, MAX_NAMES
+from everest_workflows.recordings.alarms import check_normal
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED
 from everest_workflows.suggest.model_size import NETWORK_FRACTION, fit_latency
 from everest_workflows.suggest.rules import find_device
@@ -76,6 +78,9 @@ def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     if request.latency is not None:
         suggestion = fit_latency(suggestion, request.latency)
     sources, classes = _read_sources(suggestion.recipe.data)
+    if request.normal is not None:
+        check_normal(classes, request.normal)
+        find_clip_seconds(lists.window, suggestion.recipe.data)
     sizes = {key: len(source.samples) for key, source in sources.items()}
     trains_network = request.trains_network
     if trains_network or request.unlabeled is not None:

@@ -15,6 +15,7 @@ from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
 from everest.system.text import damage_errors, load_json, validate
+from everest_workflows.project.alarms import AlarmRow, format_worst
 from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE
 
 RESULT: Final = "result.json"  # in the folder of a project, or of a fold
@@ -92,9 +93,7 @@ class ClassTest:
     @property
     def worst_text(self) -> str:
         """The worst group, with its numbers of found and of all videos."""
-        if self.worst_group is None or self.worst is None:
-            return ""
-        return f"{Path(self.worst_group).name} ({self.worst[0]} of {self.worst[1]})"
+        return format_worst(self.worst_group, self.worst)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +122,11 @@ class MeasuredTest:
     members: list[str] = field(default_factory=list)  # the candidates that it consists of
     reason: str = "no other was compared"
     behaviors: list[ClassTest] = field(default_factory=list)  # the classes
+    alarms: list[AlarmRow] = field(default_factory=list)  # with --normal, as the next four
+    normal: str | None = None  # the class without a fault
+    threshold: float | None = None  # chosen on validation samples, or on the tests of all folds
+    alarm_seconds: float | None = None  # of the windows of a stream
+    alarm_figure: InstanceOf[str] | None = None  # a file
     frames: int | None = None  # of a clip
     warnings: Sequence[str] = ()  # about the videos; not of a single fold
     timelines: TimelineScores | None = None  # of recordings

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from everest.config.settings import Recipe
 from everest.errors import first_names
-from everest.evaluation.page import Point, Summary
+from everest.evaluation.page import Point, Section, Summary
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, name_metric, percent_text, value_text
 from everest.system.text import plural, time_text
+from everest_workflows.project.alarms import HOURS_WITHOUT_ALARM
 from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.feature_kinds import FEATURES, IMAGES, LINEAR, SIZE_RATE
 from everest_workflows.project.lists import STEP
@@ -30,7 +31,8 @@ LABEL_MORE: Final = "label videos of more groups (people, animals, places), the 
 
 def list_answer(result: ProjectResult) -> list[str]:
     """The lines of `everest train` above its table of classes: how good the model is."""
-    return [describe_answer(result), result.judgment, *_list_timelines(result)]
+    alarms = [describe_alarms(result)] if result.alarms else []
+    return [describe_answer(result), result.judgment, *alarms, *_list_timelines(result)]
 
 
 def list_rest(result: ProjectResult) -> list[str]:
@@ -60,6 +62,37 @@ def class_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, 
         worst = [each.worst_text for _ in groups]
         rows.append((each.name, first, interval, *others, support, *worst))
     return ("class", *titles, f"{result.unit}s", *groups), rows
+
+
+def alarm_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The titles and the rows of the table of alarms; no row without --normal."""
+    if not result.alarms:
+        return (), []
+    names = list(result.alarms[0].recall)[:MAX_CLASSES]
+    groups = ("worst group",) if any(row.worst for row in result.alarms) else ()
+    rows = []
+    for row in result.alarms:
+        mark = " (chosen)" if row.threshold == result.threshold else ""
+        recall = [percent_text(row.recall[name]) for name in names]
+        false, bound = f"{row.false} of {row.normal_clips}", f"{row.bound_per_day:,.0f}"
+        cells = f"{row.threshold:.3g}{mark}", false, f"{row.per_day:,.0f}", bound
+        rows.append((*cells, *recall, *(row.worst_text for _ in groups)))
+    recalls = (f"recall of {name}" for name in names)
+    return ("threshold", "false alarms", "per day", "95 % bound per day", *recalls, *groups), rows
+
+
+def describe_alarms(result: MeasuredTest) -> str:
+    """The alarms at the chosen threshold, and what would bound the false ones, in one sentence."""
+    row = next(each for each in result.alarms if each.threshold == result.threshold)
+    recall = ", ".join(f"{name} {percent_text(value)}" for name, value in row.recall.items())
+    clips = f"{row.false} of {plural(row.normal_clips, f'{result.normal} {result.unit}')}"
+    text = f"alarms at threshold {row.threshold:.3g}: recall {recall}; false alarms: {clips}"
+    bound = f"{float(f'{row.bound_per_day:.3g}'):,g} a day"
+    stream = f"for one stream of {result.alarm_seconds:g}-s windows (95 %)"
+    if row.false or row.bound_per_day <= 1:
+        return f"{text}, at most {bound} {stream}"
+    fix = f"record {HOURS_WITHOUT_ALARM:.0f} hours without an alarm for 1 a day"
+    return f"{text}, which cannot bound them below {bound} {stream}: {fix}"
 
 
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
@@ -145,14 +178,29 @@ def make_summary(title: str, result: MeasuredTest, **texts: Any) -> Summary:
     if result.majority is not None:
         points.append(Point(name=f"always '{result.majority_class}'", value=result.majority))
     limit = "The selected model was chosen by loss on held-out groups, not by its value in this figure"
-    details = {
+    details: dict[str, list[str]] = {
         "Selection": [
             f"{result.choice}: {result.reason}.",
             f"{limit}; the best of several looks too good to publish.",
         ]
     }
+    sections = []
+    if result.alarms:
+        titles, rows = alarm_table(result)
+        text, figure = describe_alarms(result), result.alarm_figure
+        sections = [Section(heading="Alarms", lines=[text], titles=titles, rows=rows, figure=figure)]
+        source = "the tests of all folds" if result.folds else "groups of the training and validation lists"
+        details["Alarms"] = [
+            f"A {result.unit} alarms if 1 - P({result.normal}) is at least the threshold; of several labels, "
+            "if the most probable fault is.",
+            f"The chosen threshold has the highest F1 of faults on {source}. Numbers per day count each "
+            f"{result.unit} once. Their bound is one-sided and exact (Clopper and Pearson) for as many "
+            "independent clips as the normal ones are worth: their number divided by the design effect of "
+            "their groups (Kish), from the intraclass correlation of their scores.",
+        ]
     return Summary(
         title=f"Test of {title}",
+        sections=sections,
         metric=result.metric,
         points=points,
         chance=result.chance,
@@ -172,6 +220,7 @@ def make_card_lines(result: ProjectResult) -> list[str]:
     lines += [
         ", ".join(f"{title} {cell}" for title, cell in zip(titles, row, strict=True) if cell) for row in rows
     ]
+    lines += [describe_alarms(result)] if result.alarms else []
     return [f"- {line}" for line in [*lines, *_list_timelines(result)]]
 
 

@@ -194,7 +194,7 @@ def list_next_commands(request: Request, test: MeasuredTest, recipe: Recipe, fol
         bouts = "bouts.boris" if of_boris else "bouts.csv"
         rules = ["--smooth", f"{test.timelines.smooth:g}", "--output", bouts]
         return [shlex.join(["everest", "timeline", "VIDEO", *checkpoint, *rules])]
-    if request.latency is None:
+    if request.latency is None and request.normal is None:
         return [shlex.join(["everest", "predict", "VIDEO", *checkpoint])]
     export = ["everest", "export", str(folder), "--to", "onnx", "--output"]
     calibrate = ["--precision", "int8", "--calibrate", str(Path(recipe.data.root, recipe.data.train or ""))]

@@ -1,57 +1,91 @@
-"""Alarms over recordings, and their number per day: the acceptance test of a detector of faults.
+"""When a clip or window is a fault, and the alarms over recordings with their number per day.
 
-W windows, C classes.
+W clips or windows, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from scipy.stats import chi2
 
+from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Head
 from everest.errors import OptionError
+from everest.lists.classes import Classes
+from everest.system.types import Floats
 from everest_workflows.recordings.timelines import Timelines
 
-SECONDS_A_DAY = 86_400
-CONFIDENCE = 0.95
+SECONDS_A_DAY: Final = 86_400
+CONFIDENCE: Final = 0.95
+
+
+def check_normal(classes: Classes, normal: str) -> Head:
+    """The only head of a model, whose alarms are against a normal class.
+
+    Raises:
+        OptionError: the model has several heads, predicts numbers, or has one label per clip and no such
+            class. Of several labels, any name stands for a clip without any.
+    """
+    head = classes.heads[0]
+    if len(classes.heads) > 1 or head.task == "regression":
+        raise OptionError("normal: needs a model with one head of classes")
+    names = classes.names_of_head(head)
+    if head.task != MULTI_LABEL and normal not in names:
+        raise OptionError(f"normal: '{normal}' is not a class of the model ({', '.join(names)})")
+    return head
+
+
+def flag_faults(names: Sequence[str], normal: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(C,) whether each class is a fault."""
+    return np.array([name != normal for name in names])
+
+
+def score_faults(outputs: Floats, head: Head, names: Sequence[str], normal: str) -> Floats:
+    """The score (W,) of outputs (W, C): 1 - P(normal); of several labels, the highest P of a fault."""
+    is_fault = flag_faults(names, normal)
+    if head.task == MULTI_LABEL:
+        return outputs[:, is_fault].max(axis=1)
+    return 1 - outputs[:, ~is_fault][:, 0]
 
 
 def find_alarms(
-    timelines: Timelines, normal: str, *, threshold: float = 0.5, hold: int = 1
+    timelines: Timelines, normal: str, *, threshold: float | None = None, hold: int = 1
 ) -> dict[str, Any]:
     """Return the alarms of recordings, with their number per day and its interval.
 
-    A window is a fault if 1 - P(normal) is at least `threshold`. Each run of at least `hold` faults is one
-    alarm, at the end of the window that completes it. A gap between windows ends a run.
+    A window is a fault if its score (`score_faults`) is at least the threshold. Each run of at least `hold`
+    faults is one alarm, at the end of the window that completes it. A gap between windows ends a run.
+
+    Args:
+        threshold: None: the one that `everest train --normal` chose for this class, else 0.5.
 
     Returns:
-        `{"count", "hours", "per_day", "interval", "list"}` with alarms
+        `{"count", "hours", "per_day", "interval", "threshold", "list"}` with alarms
         `{"video", "time", "end", "label", "probability"}`: times in seconds, the most probable fault with its
         mean probability, and the exact Poisson interval of the number per day.
 
     Raises:
-        OptionError: the model has no such class, not one label per window, or there is no window.
+        OptionError: see `check_normal`; or there is no window.
     """
-    heads = timelines.classes.heads
-    if len(heads) != 1 or heads[0].task != "single-label":
-        raise OptionError("normal: needs a model with one label per window")
-    names = timelines.classes.names_of_head(heads[0])
-    if normal not in names:
-        raise OptionError(f"normal: '{normal}' is not a class of the model ({', '.join(names)})")
+    head = check_normal(timelines.classes, normal)
+    names = timelines.classes.names_of_head(head)
+    if threshold is None:
+        chosen = head.alarm
+        threshold = chosen.threshold if chosen and chosen.normal == normal else DEFAULT_THRESHOLD
     if not 0 < threshold <= 1:
         raise OptionError(f"threshold: must be above 0 and at most 1, not {threshold}")
-    column = list(names).index(normal)
     alarms: list[dict[str, Any]] = []
     seconds = 0.0
     for video in timelines.videos:
         seconds += sum(end - start for start, end in video.covered_spans)
-        is_fault = 1 - video.outputs[:, column] >= threshold  # (W,)
+        is_fault = score_faults(video.outputs, head, names, normal) >= threshold  # (W,)
         for first, after in video.find_runs(is_fault):
             if not is_fault[first] or after - first < hold:
                 continue
             means = video.outputs[first:after].mean(axis=0, dtype=np.float64)  # (C,)
-            means[column] = -1
+            means[~flag_faults(names, normal)] = -1
             times = {"time": video.ends[first + hold - 1], "end": video.ends[after - 1]}
             rounded = {name: round(float(time), 3) for name, time in times.items()}
             best = {"label": names[means.argmax()], "probability": round(float(means.max()), 6)}
@@ -67,5 +101,6 @@ def find_alarms(
         "hours": seconds / 3600,
         "per_day": len(alarms) / days,
         "interval": interval,
+        "threshold": threshold,
         "list": alarms,
     }

@@ -76,6 +76,8 @@ class VideoFinder:
         if len(best) > 1:
             fix = "give only one of them" if best[0].parent == best[1].parent else "name one of the folders"
             raise DataError(f"the annotated video {shorten(name)} may be {best[0]} or {best[1]}; {fix}")
+        if not best and (unquoted := unquote(text)) != text:  # a relative URL, as `./my%20talk.mp4`
+            return self.find(unquoted)
         return best[0] if best else None
 
     def times(self, name: str) -> VideoTimes | None:

@@ -28,7 +28,10 @@ VIDEOS = VideoFinder(Path("/data") / name for name in NAMES)
         ("/data/upload/1/0a1b2c3d-cage_2.MP4", "/data/monday/Cage 2.MP4"),  # blanks are replaced
         ("tuesday/cage1.wav", "/data/tuesday/cage1.mp4"),  # the sound of the video
         ("file:///D:/monday/cage%202.M4A", "/data/monday/Cage 2.MP4"),
+        ("./monday/Cage%202.MP4", "/data/monday/Cage 2.MP4"),  # a relative URL
+        ("../x/cage%202.wav", "/data/monday/Cage 2.MP4"),
         ("cage3.mp4", None),
+        ("50% off", None),
         ("cage", None),
         ("", None),
     ],

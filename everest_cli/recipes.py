@@ -1,4 +1,4 @@
-"""`everest recipes`: suggest, list, show and copy recipes. Listing and copying need no torch."""
+"""`everest recipes`: suggest, list and show recipes. Listing needs no torch."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from everest_cli.output import Display, Quiet, hint, print_json, print_result, p
 if TYPE_CHECKING:
     from everest_workflows.suggest.folder import SuggestRequest
 
+EqualCost = Literal["gmacs", "hours"]  # everest_workflows.sweep.equal_cost.Cost
 Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest_workflows.suggest.rules.DEVICE_VALUES
 PRETRAIN_FILE: Final = "pretrain.csv"  # read if neither --pretrain nor a training list is given
 
@@ -119,15 +120,29 @@ def show(
     name: str = argument("NAME", "A shipped recipe, or the path of a recipe or a sweep file."),
     overrides: list[str] | None = o.OVERRIDES,
     resolved: bool = option("--resolved", "All settings, with base and defaults filled in.", False),
+    equal: EqualCost | None = option(
+        "--equal", "Of a sweep file: with the epochs at which all variants cost the same."
+    ),
 ) -> None:
     """Check a recipe or all variants of a sweep file; print it as written, or with all settings.
 
-    --set changes the settings that --resolved prints. All problems are listed.
+    --set changes the settings that --resolved and --equal print. All problems are listed. The hours of
+    --equal are those of training steps, measured on this machine.
     """
     from everest.config.recipe_files import find_recipe
     from everest_workflows.sweep.request import is_sweep, read_request
 
     file = find_recipe(name)
+    refuse(
+        {"--equal: give a sweep file, and leave out --resolved": equal and (resolved or not is_sweep(file))}
+    )
+    if equal is not None:
+        from everest.config.yaml import write_yaml
+        from everest_workflows.sweep.equal_cost import with_equal_cost
+
+        text = write_yaml(with_equal_cost(read_request(name, overrides=overrides or ()), equal).dump())
+        typer.echo(text, nl=False)
+        return
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml

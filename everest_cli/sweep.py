@@ -57,7 +57,7 @@ def sweep(
     gpus: str = o.GPUS,
     dry_run: bool = option("--dry-run", "Check all variants and list the jobs; write nothing.", False),
 ) -> None:
-    """Run variants (variants) of a recipe over several seeds; prints the folder.
+    """Run variants of a recipe over several seeds; prints the folder.
 
     Example: everest sweep small --over finetune.steps=300,600 --seeds 3 --data VIDEOS -o runs/steps
 

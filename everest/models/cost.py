@@ -128,13 +128,13 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
     selection = strategy(spec.grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.predicted.size(1)
-    loss_mask = int(selection.loss_mask().sum())
+    counted = int(selection.loss_mask().sum())
     if isinstance(spec, ViewSpec):  # without a decoder, nothing is predicted
-        target = loss_mask = 0
-    if visible == 0 or (isinstance(spec, AutoencoderSpec) and loss_mask == 0):
+        target = counted = 0
+    if visible == 0 or (isinstance(spec, AutoencoderSpec) and counted == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{strategy.strategy}: of {total} tokens none is left to {purpose}")
-    return Tokens(total=total, kept=visible + loss_mask, visible=visible, target=target)
+    return Tokens(total=total, kept=visible + counted, visible=visible, target=target)
 
 
 def total_macs(spec: ClipSpec) -> int:

@@ -53,7 +53,7 @@ class Variant:
     name: str
     overrides: dict[str, Any]  # values by section.key
     stages: tuple[SweepStage, ...]
-    init: str  # weights of the first stage, with SEED_PLACE if each seed has its own
+    init: str  # weights of the first stage, with SEED_FIELD if each seed has its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,23 @@ class SweepRequest:
     stages: tuple[SweepStage, ...]
     against: str  # the variant that the others are compared with
     summary: str
+
+    def dump(self) -> dict[str, Any]:
+        """A sweep file that gives the same jobs, without the folder of videos."""
+        settings = (override.partition("=") for override in self.overrides)
+        recipe = self.recipe
+        return {
+            "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
+            "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
+            "seeds": list(self.seeds),
+            "stages": list(self.stages),
+            "against": self.against,
+            "summary": self.summary,
+            "variants": {
+                variant.name: {"stages": list(variant.stages), "init": variant.init, **variant.overrides}
+                for variant in self.variants
+            },
+        }
 
 
 def is_sweep(file: RecipeFile) -> bool:

@@ -18,7 +18,6 @@ from everest.checkpoints.init import check_init, find_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES
-from everest.config.yaml import read_yaml
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
@@ -107,21 +106,7 @@ class SweepJobs:
 
     def dump(self) -> dict[str, Any]:
         """A sweep file that gives the same jobs, without the folder of videos."""
-        request = self.request
-        recipe = request.recipe
-        settings = (override.partition("=") for override in request.overrides)
-        return {
-            "recipe": recipe.name if recipe.folder is None else str(Path(recipe.label).resolve()),
-            "set": {key.strip(): read_yaml(text, key) for key, _, text in settings},
-            "seeds": list(request.seeds),
-            "stages": list(request.stages),
-            "against": request.against,
-            "summary": request.summary,
-            "variants": {
-                variant.name: {"stages": list(variant.stages), "init": variant.init, **variant.overrides}
-                for variant in self.variants
-            },
-        }
+        return replace(self.request, variants=self.variants).dump()
 
     def users(self, job: Job) -> list[str]:
         """The names of the variants that need a job."""

@@ -234,7 +234,7 @@ def test_recipes_in_the_docs_are_read(desk: Path):
     for page in PAGES:
         for text in blocks(page, "yaml"):
             (desk / "shown.yaml").write_text(text)
-            if "\narms:" in text:
+            if "\nvariants:" in text:
                 options = ["--data", "VIDEOS", "--output", "runs/shown", "--dry-run", *small]
                 run(["sweep", "shown.yaml", *options])
             else:

@@ -63,24 +63,27 @@ def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameI
     return part * np.arange(frames) + rng.integers(0, part, size=frames)
 
 
-def segment_views(length: int, frames: int, clips: int) -> list[FrameIds]:
+def segment_views(length: float, frames: int, clips: int, begin: float = 0.0) -> list[FrameIds]:
     """One frame of each of `frames` equal parts; later clips take later frames of each part.
 
     Two clips take the starts and the middles of the parts, as in the official code; a single clip takes
-    the middles.
+    the middles. For `begin` see `spread_frames`.
     """
     part = length / frames
     phases = [0.5] if clips == 1 else [clip / clips for clip in range(clips)]
-    return [(part * phase + part * np.arange(frames)).astype(np.int64) for phase in phases]
+    return [(begin + part * phase + part * np.arange(frames)).astype(np.int64) for phase in phases]
 
 
-def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
+def spread_frames(length: float, frames: int, phase: float, begin: float = 0.0) -> FrameIds:
     """A frame of each of `frames` equal parts, all at the same fraction `phase` in [0, 1) of their part.
 
     It is for long clips that cover an entire video (our choice: LVMAE does not specify it). The frames of a
     shorter video are repeated evenly.
+
+    Args:
+        length, begin: a part of a video may last a fraction of a frame, and begin between two frames.
     """
-    return ((np.arange(frames) + phase) * length / frames).astype(np.int64)
+    return (begin + (np.arange(frames) + phase) * length / frames).astype(np.int64)
 
 
 def part_of(total: int, numerator: int, denominator: int) -> int:
@@ -93,12 +96,15 @@ def part_of(total: int, numerator: int, denominator: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """A way to choose frames, for each of four purposes. All functions take (length, frames, stride, …)."""
+    """A way to choose frames, for each of four purposes. All functions take (length, frames, stride, …).
+
+    `views` also takes where a part of a video begins; dense clips are of whole frames, and ignore it.
+    """
 
     pretrain: Callable[[int, int, int, np.random.Generator], FrameIds]
     finetune: Callable[[int, int, int, np.random.Generator], FrameIds]
     center: Callable[[int, int, int], FrameIds]
-    views: Callable[[int, int, int, int], list[FrameIds]]
+    views: Callable[..., list[FrameIds]]  # (length, frames, stride, clips, begin)
 
 
 SAMPLINGS = {
@@ -109,20 +115,20 @@ SAMPLINGS = {
         center=lambda length, frames, stride: _spread_window(
             length, frames, stride, (length - frames * stride) // 2
         ),
-        views=view_windows,
+        views=lambda length, frames, stride, clips, begin=0.0: view_windows(length, frames, stride, clips),
     ),
     "segment": Sampling(  # the parts span the entire video: no stride
         pretrain=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         finetune=lambda length, frames, _, rng: segment_frames(length, frames, rng),
         center=lambda length, frames, _: segment_views(length, frames, clips=1)[0],
-        views=lambda length, frames, _, clips: segment_views(length, frames, clips),
+        views=lambda length, frames, _, clips, begin=0.0: segment_views(length, frames, clips, begin),
     ),
     "spread": Sampling(  # frames spread evenly over the entire video: no stride
         pretrain=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         finetune=lambda length, frames, _, rng: spread_frames(length, frames, rng.random()),
         center=lambda length, frames, _: spread_frames(length, frames, 0.5),
-        views=lambda length, frames, _, clips: [
-            spread_frames(length, frames, (clip + 0.5) / clips) for clip in range(clips)
+        views=lambda length, frames, _, clips, begin=0.0: [
+            spread_frames(length, frames, (clip + 0.5) / clips, begin) for clip in range(clips)
         ],
     ),
 }

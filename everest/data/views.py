@@ -250,8 +250,9 @@ class EvalViews(StageViews):
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
         """The frame numbers in the file of each clip, (clips, T)."""
-        views = find_sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
-        return footage.file_ids(np.stack(views))
+        length = footage.num_frames if self.sampling == "dense" else footage.extent
+        choose = find_sampling(self.sampling).views
+        return footage.file_ids(np.stack(choose(length, self.frames, self.stride, self.clips, footage.begin)))
 
     def resize_frames(self, frames: Tensor) -> Tensor:
         """Resize decoded (F, H, W, C) uint8 frames to (C, F, H', W') that cover the views."""
@@ -260,9 +261,13 @@ class EvalViews(StageViews):
 
     def cut_views(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
         """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
-        boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
-        return [video[..., *box.slices][:, ids] for ids in clips for box in boxes]
+        return [crop[:, ids] for ids in clips for crop in self.cut_crops(video)]
+
+    def cut_crops(self, video: Tensor) -> list[Tensor]:
+        """Cut the crops (C, F, H, W) of the views out of (C, F, H', W')."""
+        boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
+        return [video[..., *box.slices] for box in boxes]
 
 
 def _frame_size(clip: Tensor) -> Size:

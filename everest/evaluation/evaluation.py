@@ -24,7 +24,8 @@ from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import CheckpointError
 from everest.inference.opened_model import require_finite_outputs
-from everest.inference.videos import Batching, ViewTensors, compute_over_videos
+from everest.inference.pieces import ViewTensors
+from everest.inference.videos import Batching, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.groups import set_groups

@@ -19,7 +19,8 @@ from torch import Tensor
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.jobs import LongJob, add_rows, add_window_rows, encoding_of
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Batching, ViewTensors
+from everest.inference.pieces import PieceModel, ViewTensors
+from everest.inference.videos import Batching
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file
 from everest.system.parts import Parts
@@ -80,7 +81,7 @@ def extract(
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     if out.suffix not in FEATURE_SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(FEATURE_SUFFIXES)}")
-    batching = replace(batching, step=batching.step or batching.window)
+    batching = replace(batching, step=batching.step or batching.window).on_grid(model.views)
     job = LongJob(model, samples, batching, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:
@@ -126,7 +127,12 @@ def _add_features(store: Parts, job: LongJob, level: str) -> _Rows | None:
         joined = add_rows(store, model, samples, model.features, make_row, job.batching)
     else:
         joined = add_window_rows(
-            store, model, samples, model.features, lambda _, views: make_row(views), job.batching
+            store,
+            model,
+            samples,
+            PieceModel.of_features(model),
+            lambda _, views: make_row(views),
+            job.batching,
         )
     if joined is None:
         return None

@@ -21,7 +21,8 @@ from torch import Tensor
 from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Batching, Compute, ViewTensors, compute_over_videos, compute_over_windows
+from everest.inference.pieces import PieceModel, ViewTensors
+from everest.inference.videos import Batching, Compute, compute_over_videos, compute_over_windows
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import ListSize, Sample
 from everest.system.accelerator import Processes, join_processes
@@ -169,7 +170,7 @@ def add_window_rows(
     store: Parts,
     model: OpenedModel,
     samples: Sequence[Sample],
-    compute: Compute,
+    compute: PieceModel,
     make_row: Callable[[Window, ViewTensors], dict[str, Tensor]],
     batching: Batching,
     *,

@@ -197,14 +197,20 @@ class OpenedModel:
             replace_bad=False,
         )
 
+    def normalize(self, clips: Tensor) -> Tensor:
+        """Clips (B, C, T, H, W) uint8 as the input of the module, on its device."""
+        return self.module.pixels.normalize(clips.to(self.module.device, non_blocking=True))
+
     @torch.inference_mode()
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
         """Map (B, C, T, H, W) uint8 to `outputs` (B, O) on the CPU: probabilities, or numbers, all finite."""
-        module = self.classifier
-        frames = module.pixels.normalize(clips.to(module.device, non_blocking=True))
+        frames = self.normalize(clips)
         with self.runtime.autocast():
-            logits = module(frames, keep=self.keep)
-        outputs = module.outputs(logits).cpu()
+            return self.to_outputs(self.classifier(frames, keep=self.keep))
+
+    def to_outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """The dictionary of `outputs` from the logits (B, O)."""
+        outputs = self.classifier.outputs(logits).cpu()
         require_finite_outputs(outputs, source=self.name_in_messages)
         return {"outputs": outputs}
 
@@ -214,13 +220,14 @@ class OpenedModel:
 
         A model without tokens has `pooled` alone.
         """
-        module = self.module
-        frames = module.pixels.normalize(clips.to(module.device, non_blocking=True))
+        module, frames = self.module, self.normalize(clips)
         with self.runtime.autocast():
             if isinstance(module, Transformer):
-                features = encode_clips(module, frames, self.keep)._asdict()
-            else:
-                features = {"pooled": self.classifier.features(frames, self.keep)}
+                return self.to_features(encode_clips(module, frames, self.keep)._asdict())
+            return self.to_features({"pooled": self.classifier.features(frames, self.keep)})
+
+    def to_features(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The dictionary of `features` from its values in any precision and on any device."""
         features = {name: (x if name == "ids" else x.float()).cpu() for name, x in features.items()}
         require_finite_outputs(features["pooled"], source=self.name_in_messages)
         return features

@@ -17,7 +17,8 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import OptionError
 from everest.inference.jobs import LongJob, add_rows
 from everest.inference.opened_model import OpenedModel, check_counts
-from everest.inference.videos import Batching, ViewTensors
+from everest.inference.pieces import ViewTensors
+from everest.inference.videos import Batching
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 

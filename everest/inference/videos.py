@@ -7,26 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import STOP_SECONDS, read_with_fewer
+from everest.data.views import EvalViews
 from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel, check_counts
-from everest.inference.windows import Unreadable, Window, WindowItem, check_seconds, read_window_items
+from everest.inference.pieces import EncodedPieces, PieceModel, ViewTensors
+from everest.inference.windows import (
+    MIN_SECONDS,
+    PieceFrames,
+    Unreadable,
+    Window,
+    WindowItem,
+    WindowPieces,
+    check_seconds,
+    read_window_items,
+    step_on_grid,
+)
 from everest.lists.sample import ListSize, Sample
 from everest.system.events import Emit, ignore_event, notice
 
-ViewTensors = dict[str, Tensor]  # (V, …) each
 Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to tensors of B rows
 
 
@@ -46,6 +56,16 @@ class Batching:
     def __post_init__(self) -> None:
         check_counts(batch=self.batch)
         check_seconds(window=self.window, step=self.step)
+
+    def on_grid(self, views: EvalViews) -> Batching:
+        """The same options with windows that share frames, see `step_on_grid`; a changed step is reported."""
+        if self.window is None or self.step is None:
+            return self
+        step = step_on_grid(views, window=self.window, step=self.step)
+        if abs(step - self.step) > MIN_SECONDS:
+            spacing = f"the frames of a clip are {self.window / views.frames:.3g} s apart"
+            self.emit(notice(f"windows begin every {step:.4g} s, not {self.step:g} s: {spacing}"))
+        return replace(self, step=step)
 
     def divide(self, indices: range) -> list[range]:
         """Divide successive videos into forward passes: the indices of each."""
@@ -88,31 +108,48 @@ def compute_over_videos(
 def compute_over_windows(
     model: OpenedModel,
     sample: Sample,
-    compute: Compute,
+    compute: PieceModel,
     batching: Batching,
     *,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[list[tuple[Window, ViewTensors] | Unreadable]]:
-    """Yield the items of `read_window_items` in batches, with computed values in place of their views.
+    """Yield the windows of `read_window_items` in batches, with the values of their views.
 
     All windows of a batch are of one video: the values do not depend on other videos.
 
     Raises:
         DataError: a window takes longer than the recipe's `train.data_timeout` (0: no limit).
     """
-    views = model.views
     read_items = partial(
-        read_window_items, sample, views, window=batching.window, step=batching.step, done=done
+        read_window_items,
+        sample,
+        model.views,
+        [encoder.frames for encoder in compute.encoders],
+        window=batching.window,
+        step=batching.step,
+        batch=batching.batch,
+        done=done,
     )
     timeout = model.recipe.train.data_timeout
-    items = _read_ahead(read_items, batching, timeout=timeout, path=sample.path)
+    encoded = EncodedPieces(compute)
+
+    def encode_pieces() -> Iterator[WindowPieces | Unreadable]:
+        for item in _read_ahead(read_items, batching, timeout=timeout, path=sample.path):
+            if isinstance(item, PieceFrames):
+                encoded.add(item)
+            else:
+                yield item
+
+    items = encode_pieces()
     while items_of_batch := list(islice(items, batching.batch)):
-        clips = [item[1] for item in items_of_batch if not isinstance(item, Unreadable)]
-        values = _compute_each(compute, torch.stack(clips)) if clips else iter(())
+        intact = [item for item in items_of_batch if not isinstance(item, Unreadable)]
+        values = encoded.join(intact) if intact else iter(())
         for item in items_of_batch:
             if isinstance(item, Unreadable) and not item.is_window:
                 batching.emit(notice(f"{sample.video_id}: {item.reason}"))
-        yield [item if isinstance(item, Unreadable) else (item[0], next(values)) for item in items_of_batch]
+        yield [
+            item if isinstance(item, Unreadable) else (item.window, next(values)) for item in items_of_batch
+        ]
 
 
 def _read_ahead(

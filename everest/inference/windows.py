@@ -1,14 +1,16 @@
-"""Windows that slide over long footage, and their views.
+"""Windows that slide over long footage, and the pieces of their clips.
 
 A window is processed like a video of its own: the same frames, the same views. Each frame is decoded once,
-however much the windows overlap, and dropped after the last window that needs it.
+however much the windows overlap, and dropped after the last piece that needs it.
 
-W windows, V views, C channels, T frames, H W pixels.
+W windows, T frames of a clip, P pieces, M of a clip, S frames of a piece, C channels, H W pixels, F frames of
+a video.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,16 +18,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.data.footage import frame_span, read_footages
+from everest.data.footage import FrameSpan, frame_span, read_footages
 from everest.data.views import EvalViews
 from everest.errors import OptionError
 from everest.lists.sample import Sample
 from everest.system.events import Emit, notice
 from everest.system.types import Span
 from everest.video.frame_borders import VideoTimes
-from everest.video.reader import VideoError, frame_range, intact_frames, repair_notices, video_damage_text
+from everest.video.reader import VideoError, intact_frames, repair_notices, video_damage_text
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
 
@@ -48,11 +52,7 @@ class Window:
 
     start: float  # seconds
     end: float
-    first: int  # number of its first frame
-    length: int  # frames
-
-
-WindowItem = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C, T, H, W) uint8
+    span: FrameSpan
 
 
 def check_seconds(**options: float | None) -> None:
@@ -62,6 +62,17 @@ def check_seconds(**options: float | None) -> None:
             raise OptionError(f"{name}: must be a number of seconds from {MIN_SECONDS} on, not {seconds}")
 
 
+def step_on_grid(views: EvalViews, *, window: float, step: float) -> float:
+    """The step in seconds, rounded so that overlapping windows share frames.
+
+    The frames of a clip that spans its window are window / T seconds apart: windows begin on this grid.
+    """
+    if views.sampling == "dense":
+        return step
+    grid = window / views.frames
+    return max(round(step / grid), 1) * grid
+
+
 def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:
     """Return the windows from the start of a video to its end; the last one ends with the video.
 
@@ -69,59 +80,133 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     """
     video = VideoTimes.of(sample.video)
     times = video.borders[:-1]  # (F,) starts
-    first, length = frame_span(sample)
+    first, length, *_ = frame_span(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / video.fps)
     if window is None:  # as long as a dense clip
         window = views.frames * views.stride / (views.fps or video.fps)
     step = window if step is None else step
     count = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
-    starts = [begin + number * step for number in range(count)]
+    starts = begin + step * np.arange(count)
     if starts[-1] + window < end - TIME_TOLERANCE:
-        starts.append(max(end - window, begin))
-    windows = []
-    for start in starts:
-        low, high = frame_range(times, start, start + window)
-        low, high = max(low, first), min(high, first + length)
-        if low < high:
-            window_end = min(start + window, end)
-            windows.append(Window(start=start, end=window_end, first=low, length=high - low))
-    return windows
+        starts = np.append(starts, max(end - window, begin))
+    ends = np.minimum(starts + window, end)
+    numbers = np.searchsorted(times, np.stack([starts, starts + window], axis=1) - TIME_TOLERANCE)
+    frames = numbers.clip(first, first + length)  # (W, 2)
+    spans = FrameSpan.of_seconds(video.borders, frames, starts, ends)
+    rows = zip(starts.tolist(), ends.tolist(), spans, strict=True)
+    return [Window(start=start, end=end, span=span) for start, end, span in rows if span.length > 0]
 
 
-def read_window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
-    """Yield the views (V, C, T, H, W) uint8 of each window in turn; None if one of its frames is damaged."""
-    spans = [(window.first, window.length) for window in windows]
-    footages = read_footages(path, spans, views.fps)
-    needed = [views.windows(footage) for footage in footages]  # (clips, T) each
-    lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
-    wanted = np.unique(np.stack(needed)).tolist()
-    frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
-    resized: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
-    for ids, oldest in zip(needed, lowest, strict=True):
-        resized = {frame_id: frame for frame_id, frame in resized.items() if frame_id >= oldest}
-        while ids.max() not in resized:
-            frame_id, frame = next(frames)
-            resized[frame_id] = None if frame is None else views.resize_frames(frame[None])
-        frame_ids, indices = np.unique(ids, return_inverse=True)
-        intact = [frame for frame_id in frame_ids.tolist() if (frame := resized[frame_id]) is not None]
-        is_intact = len(intact) == len(frame_ids)
-        yield torch.stack(views.cut_views(torch.cat(intact, dim=1), indices)) if is_intact else None
+class PieceFrames(NamedTuple):
+    """Successive pieces that are encoded together; see everest.inference.pieces."""
+
+    encoder: int
+    first: int  # number of the first piece
+    frames: Tensor  # (P, crops, C, S, H, W) uint8; a damaged piece is black
+
+
+class WindowPieces(NamedTuple):
+    """The pieces of the clips of a window."""
+
+    window: Window
+    numbers: list[NDArray[np.int64]]  # (clips, M) for each encoder
+    oldest: list[int]  # for each encoder, the first piece that a later window needs
+
+
+class _Pieces:
+    """The distinct pieces of S frames in the clips (W, clips, T) of windows, in the order of their frames.
+
+    They are encoded in groups that depend on all windows of a video and on `batch`, not on the windows that
+    are left. So values are the same, to the bit, after a resume.
+    """
+
+    def __init__(self, clips: NDArray[np.int64], size: int, *, batch: int, done: int) -> None:
+        rows = sliding_window_view(clips, size, axis=2)  # (W, clips, M, S)
+        self.frames, numbers = np.unique(rows.reshape(-1, size), axis=0, return_inverse=True)  # (P, S)
+        self.numbers = numbers.reshape(rows.shape[:3])
+        self.per_group = batch * self.numbers[0].size
+        self.is_intact = np.ones(len(self.frames), np.bool_)
+        needed = self.numbers[done:]
+        self.groups = deque(np.unique(needed // self.per_group).tolist())
+        lowest = needed.min(axis=(1, 2))
+        self.oldest = np.minimum.accumulate(np.append(lowest[1:], len(self.frames))[::-1])[::-1]
+
+    def rows(self, group: int) -> slice:
+        return slice(group * self.per_group, (group + 1) * self.per_group)
+
+    @property
+    def needed_frames(self) -> list[int]:
+        """The frames of all groups that are not read yet."""
+        return [frame for group in self.groups for frame in self.frames[self.rows(group)].flat]
+
+
+def read_pieces(
+    path: Video,
+    windows: Sequence[Window],
+    views: EvalViews,
+    sizes: Sequence[int],
+    *,
+    batch: int,
+    done: int = 0,
+) -> Iterator[PieceFrames | WindowPieces | None]:
+    """Yield the windows after the first `done`, each after the pieces that it needs; None if one is damaged.
+
+    Each frame is decoded and resized once, and each piece yielded once.
+
+    Args:
+        sizes: frames S of a piece of each encoder.
+        batch: windows whose pieces are encoded together, at most.
+    """
+    footages = read_footages(path, [window.span for window in windows], views.fps)
+    clips = np.stack([views.windows(footage) for footage in footages])  # (W, clips, T)
+    kinds = [_Pieces(clips, size, batch=batch, done=done) for size in sizes]
+    wanted = sorted({frame for kind in kinds for frame in kind.needed_frames})
+    decoded = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
+    frames: dict[int, Tensor | None] = {}  # (crops, C, 1, H, W) by number; None: damaged
+    blank = torch.zeros(views.crops, views.channels, 1, *views.size, dtype=torch.uint8)
+    for number in range(done, len(windows)):
+        for encoder, kind in enumerate(kinds):
+            last_group = kind.numbers[number].max() // kind.per_group
+            while kind.groups and kind.groups[0] <= last_group:
+                rows = kind.rows(kind.groups.popleft())
+                pieces = kind.frames[rows]
+                while pieces.max() not in frames:
+                    frame_id, frame = next(decoded)
+                    resized = None if frame is None else views.cut_crops(views.resize_frames(frame[None]))
+                    frames[frame_id] = None if resized is None else torch.stack(resized)
+                found = [[frames[frame_id] for frame_id in piece] for piece in pieces.tolist()]
+                kind.is_intact[rows] = [all(frame is not None for frame in piece) for piece in found]
+                stacked = [
+                    torch.cat([blank if frame is None else frame for frame in piece], dim=2)
+                    for piece in found
+                ]
+                yield PieceFrames(encoder, rows.start, torch.stack(stacked))
+                later = [kind.frames[kind.rows(kind.groups[0])].min() for kind in kinds if kind.groups]
+                oldest = min(later, default=math.inf)
+                frames = {frame_id: frame for frame_id, frame in frames.items() if frame_id >= oldest}
+        numbers = [kind.numbers[number] for kind in kinds]
+        is_intact = all(kind.is_intact[kind.numbers[number]].all() for kind in kinds)
+        oldest_pieces = [int(kind.oldest[number - done]) for kind in kinds]
+        yield WindowPieces(windows[number], numbers, oldest_pieces) if is_intact else None
 
 
 def read_window_items(
     sample: Sample,
     views: EvalViews,
+    sizes: Sequence[int],
     *,
     window: float | None,
     step: float | None,
+    batch: int,
     emit: Emit,
     done: Sequence[Unreadable | None] = (),
 ) -> Iterator[WindowItem]:
-    """Yield the windows of a video; if it is unreadable or damaged, the last item is the reason.
+    """Yield the windows of a video and their pieces; if it is unreadable or damaged, last the reason.
 
     A window with a damaged frame is BAD_WINDOW.
 
     Args:
+        sizes, batch: see `read_pieces`.
         done: results of the first items, which are skipped; None for a window.
     """
     if done and done[-1] not in (None, BAD_WINDOW):
@@ -131,12 +216,13 @@ def read_window_items(
         windows = windows_of(sample, views, window=window, step=step)
         for text in repair_notices(sample.video):
             emit(notice(text))
-        remaining = windows[len(done) :]
-        clips = read_window_clips(sample.video, remaining, views) if remaining else iter(())
-        for current, clip in zip(remaining, clips, strict=True):
-            yield BAD_WINDOW if clip is None else (current, clip)
-            is_damaged.append(clip is None)
-            emit({"event": "window", "done": len(is_damaged), "windows": len(windows)})
+        has_more = len(done) < len(windows)
+        items = read_pieces(sample.video, windows, views, sizes, batch=batch, done=len(done))
+        for item in items if has_more else ():
+            yield BAD_WINDOW if item is None else item
+            if not isinstance(item, PieceFrames):
+                is_damaged.append(item is None)
+                emit({"event": "window", "done": len(is_damaged), "windows": len(windows)})
         is_open = sample.end is None and sample.end_frame is None
         damaged = _damaged_spans(windows, is_damaged)
         within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
@@ -145,6 +231,9 @@ def read_window_items(
         problem = error.reason
     if problem is not None:
         yield Unreadable(problem)
+
+
+WindowItem = PieceFrames | WindowPieces | Unreadable
 
 
 def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:

@@ -52,6 +52,29 @@ class ClipModel(nn.Module):
         return ()
 
     @property
+    def parts(self) -> list[ClipModel]:
+        """The models whose features are joined: this one, or the members of a mean."""
+        return [self]
+
+    def piece_frames(self, keep: float | None) -> int:
+        """The successive frames of a clip that the model sees at once: a piece. By default the whole clip.
+
+        A model of smaller pieces has `encode_pieces`, and `pool_pieces` computes its features from them.
+
+        Args:
+            keep: the ratio of the tokens to encode; None: as in training.
+        """
+        return self.spec.frames
+
+    def encode_pieces(self, pieces: Tensor) -> Tensor:
+        """Encode pieces (P, C, S, H, W) of S frames, bytes or normalized: (P, …)."""
+        raise NotImplementedError
+
+    def pool_pieces(self, encoded: Tensor) -> Tensor:
+        """The features (B, F) of clips whose pieces, each a frame after the last, are encoded: (B, M, …)."""
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.parameters()).device

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.config.values import RatioBelowOne, settings
 from everest.methods.grid import TokenSelection
+from everest.methods.strategies import AllTokens
 from everest.models.base import ClipModel, TokenModel
 from everest.models.clip_spec import ModelSpec
 from everest.models.pooling import NUM_STATISTICS, ClassAttentionPooling, mean_and_change
@@ -113,9 +114,20 @@ class Classifier(ClipModel):
     stage: ClassVar = "finetune"
     heads: Heads
 
+    head: nn.Module  # maps features (B, F) to the logits
+
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
         raise NotImplementedError
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return cast("nn.Linear", self.head).in_features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits (B, outputs) of `features` (B, F)."""
+        return self.head(features)
 
     @property
     def num_classes(self) -> int:
@@ -182,6 +194,21 @@ class SelectingModel(TokenModel):
         A classifier may pool otherwise.
         """
         return mean_and_change(tokens, ids, self.encoder.grid)
+
+    def piece_frames(self, keep: float | None) -> int:
+        """One frame if tokens depend on their own frame only and all are encoded; else the whole clip."""
+        has_all = isinstance(self.strategy.at_evaluation(keep), AllTokens) and self.input == "frames"
+        return 1 if has_all and self.encoder.sees_frames_alone else super().piece_frames(keep)
+
+    def encode_pieces(self, pieces: Tensor) -> Tensor:
+        """The tokens (P, h * w, D) of frames (P, C, 1, H, W), bytes or normalized."""
+        ids = torch.arange(self.encoder.grid.num_positions, device=pieces.device)
+        return self.encoder(pieces, ids.expand(pieces.size(0), -1))
+
+    def pool_pieces(self, encoded: Tensor) -> Tensor:
+        tokens = encoded.flatten(1, 2)  # (B, N, D)
+        ids = torch.arange(tokens.size(1), device=tokens.device)
+        return self.pooled(tokens, ids.expand(tokens.size(0), -1))
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""

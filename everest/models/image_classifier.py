@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,23 +43,38 @@ def difference_image(clips: Tensor, side: int) -> Tensor:
     return F.adaptive_avg_pool2d(change, side).flatten(1)
 
 
-def image_features(clips: Tensor) -> Tensor:
-    """The mean image, then the difference image, of clips (B, C, T, H, W) of bytes: (B, 2 * S * S)."""
-    mean_image = F.adaptive_avg_pool2d(clips.float().mean(dim=(1, 2)), IMAGE_SIDE).flatten(1)  # (B, S * S)
-    return torch.cat([mean_image, difference_image(clips, IMAGE_SIDE)], dim=1)
-
-
-def motion_histograms(clips: Tensor) -> Tensor:
-    """The square roots of the fractions of each histogram, in each grid, for clips (B, C, T, H, W) of bytes.
-
-    Averaged over pairs of successive frames. Without motion, its histograms are zero.
+def image_pairs(clips: Tensor) -> Tensor:
+    """The small images of each pair of successive frames of clips (B, C, T, H, W) of bytes.
 
     Returns:
-        (B, F) float32, F = NUM_HISTOGRAM_FEATURES: kinds, in each the grids, in each the bins and the cells.
+        (B, T - 1, 3, S * S) float32: the earlier frame, the later one, and the absolute change between them.
+    """
+    luma = clips.float().mean(dim=1)  # (B, T, H, W)
+    images = F.adaptive_avg_pool2d(luma, IMAGE_SIDE).flatten(2)
+    change = F.adaptive_avg_pool2d(luma.diff(dim=1).abs(), IMAGE_SIDE).flatten(2)
+    return torch.stack([images[:, :-1], images[:, 1:], change], dim=2)
+
+
+def pool_images(pairs: Tensor) -> Tensor:
+    """The mean image, then the mean change, of clips whose `image_pairs` (B, T - 1, 3, S * S) are given.
+
+    Returns:
+        (B, 2 * S * S).
+    """
+    earlier, later, change = pairs.unbind(dim=2)  # (B, T - 1, S * S) each
+    images = torch.cat([earlier, later[:, -1:]], dim=1)
+    return torch.cat([images.mean(dim=1), change.mean(dim=1)], dim=1)
+
+
+def motion_pairs(clips: Tensor) -> Tensor:
+    """The histograms of each pair of successive frames of clips (B, C, T, H, W) of bytes.
+
+    Without motion, its histograms are zero.
+
+    Returns:
+        (B, T - 1, 3, BINS, 4, 4) float32: kinds, bins, and the cells of the finest grid.
     """
     luma = clips.float().mean(dim=1) / 255  # (B, T, H, W)
-    if luma.size(1) == 1:
-        luma = luma.expand(-1, 2, -1, -1)
     change = luma.diff(dim=1)  # (B, T - 1, H, W)
     across, down = _gradient((luma[:, 1:] + luma[:, :-1]) / 2)
     toward = -change.sign()  # of what brightens, against the gradient
@@ -71,8 +86,17 @@ def motion_histograms(clips: Tensor) -> Tensor:
     ]
     across, down = _gradient(change)
     histograms.append(_histogram(across, down, (across.square() + down.square()).sqrt(), turn=math.pi))
+    return torch.stack(histograms, dim=2)
+
+
+def pool_motion(pairs: Tensor) -> Tensor:
+    """The square roots of the fractions of each histogram, in each grid, from `motion_pairs` of clips.
+
+    Returns:
+        (B, F) float32, F = NUM_HISTOGRAM_FEATURES: kinds, in each the grids, in each the bins and the cells.
+    """
     fractions = []
-    for histogram in histograms:
+    for histogram in pairs.mean(dim=1).unbind(dim=1):  # (B, BINS, 4, 4)
         for side in CELLS:
             cells = F.adaptive_avg_pool2d(histogram, side).flatten(1)  # (B, BINS * side * side)
             fractions.append((cells / cells.sum(dim=1, keepdim=True).clamp(min=1e-6)).sqrt())
@@ -88,7 +112,7 @@ def _gradient(pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _histogram(across: Tensor, down: Tensor, weight: Tensor, *, turn: float) -> Tensor:
-    """The mean weight of each direction in each cell of the finest grid: (B, BINS, 4, 4).
+    """The mean weight of each direction in each cell of the finest grid: (B, T, BINS, 4, 4).
 
     Args:
         across, down, weight: (B, T, H, W); only the direction of the first two counts.
@@ -103,18 +127,33 @@ def _histogram(across: Tensor, down: Tensor, weight: Tensor, *, turn: float) -> 
         along = along.abs() if turn == math.pi else along.clamp(min=0)
         for _ in range(squarings):  # to the power of 4 or 16: ONNX Runtime's Pow takes far longer
             along = along * along
-        bins.append(F.adaptive_avg_pool2d((weight * along).mean(dim=1), CELLS[0]))  # (B, 4, 4)
-    return torch.stack(bins, dim=1)
+        bins.append(F.adaptive_avg_pool2d(weight * along, CELLS[0]))  # (B, T, 4, 4)
+    return torch.stack(bins, dim=2)
 
 
-# Of clips (B, C, T, H, W) of bytes: the function, the number of features, and what they are.
-PIXEL_FEATURES: Final[dict[str, tuple[Callable[[Tensor], Tensor], int, str]]] = {
-    "images": (
-        image_features,
+class PixelFeatures(NamedTuple):
+    """Features of the pixels of clips: what is computed of each pair of successive frames, and its mean."""
+
+    encode: Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) of bytes, to (B, T - 1, …)
+    pool: Callable[[Tensor], Tensor]  # to (B, F)
+    count: int  # F
+    title: str
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """The features (B, F) of clips (B, C, T, H, W) of bytes; a single frame is a pair with itself."""
+        return self.pool(self.encode(clips.expand(-1, -1, 2, -1, -1) if clips.size(2) == 1 else clips))
+
+
+PIXEL_FEATURES: Final = {
+    "images": PixelFeatures(
+        image_pairs,
+        pool_images,
         2 * IMAGE_SIDE * IMAGE_SIDE,
         f"the mean image and the change over time, {IMAGE_SIDE} x {IMAGE_SIDE} pixels each",
     ),
-    "motion": (motion_histograms, NUM_HISTOGRAM_FEATURES, "histograms of edges and their motion"),
+    "motion": PixelFeatures(
+        motion_pairs, pool_motion, NUM_HISTOGRAM_FEATURES, "histograms of edges and their motion"
+    ),
 }
 
 
@@ -132,12 +171,12 @@ class ImageSpec(ClipSpec):
     @property
     def title(self) -> str:
         of_one = " (of one frame, so without change or motion)" if self.frames == 1 else ""
-        return f"linear model on {PIXEL_FEATURES[self.features][2]}{of_one}"
+        return f"linear model on {PIXEL_FEATURES[self.features].title}{of_one}"
 
     @property
     def num_features(self) -> int:
         """F."""
-        return PIXEL_FEATURES[self.features][1]
+        return PIXEL_FEATURES[self.features].count
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -154,7 +193,7 @@ class ImageClassifier(Classifier):
     def __init__(self, spec: ImageSpec) -> None:
         super().__init__()
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
-        self.compute, *_ = PIXEL_FEATURES[spec.features]
+        self.kind = PIXEL_FEATURES[spec.features]
         self.head = ExactLinear(spec.num_features, self.num_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -170,9 +209,22 @@ class ImageClassifier(Classifier):
         require_clips(frames, (self.spec.channels, self.spec.frames, *self.spec.size))
         if keep is not None:
             raise ValueError(f"keep={keep}: {NO_TOKENS}")
-        if frames.dtype != torch.uint8:
-            frames = self.pixels.to_unit_range(frames).mul(255).round()
-        return self.compute(frames)
+        return self.kind(self._as_bytes(frames))
+
+    def piece_frames(self, keep: float | None) -> int:
+        """Two frames, of clips that have them."""
+        return min(2, self.spec.frames)
+
+    def encode_pieces(self, pieces: Tensor) -> Tensor:
+        return self.kind.encode(self._as_bytes(pieces))[:, 0]
+
+    def pool_pieces(self, encoded: Tensor) -> Tensor:
+        return self.kind.pool(encoded)
+
+    def _as_bytes(self, frames: Tensor) -> Tensor:
+        if frames.dtype == torch.uint8:
+            return frames
+        return self.pixels.to_unit_range(frames).mul(255).round()
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """Compute the logits (B, outputs) of clips (B, C, T, H, W), bytes or normalized; see `features`."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.config.values import Count, Length, settings
+from everest.models.base import ClipModel
 from everest.models.classifier import Classifier, ClassifierSpec, by_head
 from everest.models.clip_spec import ClipSpec
 from everest.models.image_classifier import NO_TOKENS, ImageSpec
@@ -87,7 +88,7 @@ class MeanClassifier(Classifier):
         if problem := next(spec.problems(), None):
             raise ValueError(": ".join(problem))
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
-        self.mean_of, self.have_tokens = spec.mean_of, [bool(member.encoded) for member in spec.members]
+        self.mean_of = spec.mean_of
         self.members = nn.ModuleList(members)
 
     @classmethod
@@ -104,9 +105,28 @@ class MeanClassifier(Classifier):
         )
         return cls(spec, members)
 
+    @property
+    def parts(self) -> list[ClipModel]:
+        return [part for member in self._classifiers for part in member.parts]
+
+    @property
+    def num_features(self) -> int:
+        """The sum of F."""
+        return sum(member.num_features for member in self._classifiers)
+
+    @property
+    def _classifiers(self) -> list[Classifier]:
+        return [cast("Classifier", member) for member in self.members]
+
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""
-        return torch.cat([part.float() for part in self._of_members("features", frames, keep)], dim=1)
+        if keep is not None and not self.spec.encoded:
+            raise ValueError(f"keep={keep}: {NO_TOKENS}")
+        features = [
+            member.features(frames, keep=keep if member.spec.encoded else None).float()
+            for member in self._classifiers
+        ]
+        return torch.cat(features, dim=1)
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """Compute the logits (B, outputs) of clips (B, C, T, H, W), whose outputs or logits are the mean.
@@ -116,8 +136,15 @@ class MeanClassifier(Classifier):
         Raises:
             ValueError: `keep` is given, and no member has an encoder.
         """
-        logits = self._of_members("forward", frames, keep)
-        stacked = torch.stack([part.float() for part in logits])  # (M, B, outputs)
+        return self.classify(self.features(frames, keep))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits (B, outputs) of joined `features` (B, sum of F)."""
+        of_members = features.split([member.num_features for member in self._classifiers], dim=1)
+        logits = [
+            member.classify(part).float() for member, part in zip(self._classifiers, of_members, strict=True)
+        ]
+        stacked = torch.stack(logits)  # (M, B, outputs)
         if self.mean_of == "logits":
             return stacked.mean(dim=0)
         means = []  # logits whose outputs are the mean of the members' outputs, (B, outputs) of each head
@@ -130,12 +157,3 @@ class MeanClassifier(Classifier):
             else:
                 means.append(of_head.log_softmax(dim=-1).logsumexp(dim=0) - math.log(of_head.size(0)))
         return torch.cat(means, dim=-1)
-
-    def _of_members(self, method: str, frames: Tensor, keep: float | None) -> list[Tensor]:
-        """What a method of each member returns: features (B, F) or logits (B, outputs)."""
-        if keep is not None and not any(self.have_tokens):
-            raise ValueError(f"keep={keep}: {NO_TOKENS}")
-        return [
-            getattr(member, method)(frames, keep=keep if has_tokens else None)
-            for member, has_tokens in zip(self.members, self.have_tokens, strict=True)
-        ]

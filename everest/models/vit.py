@@ -239,6 +239,19 @@ class Encoder(nn.Module):
         self.class_token = learned_vectors(1, size.width) if model.class_token else None
         self.registers = learned_vectors(model.registers, size.width) if model.registers else None
 
+    @property
+    def sees_frames_alone(self) -> bool:
+        """Whether tokens depend on their own frame only, wherever in the clip it is, as in image models."""
+        if (
+            not self.by_time_index
+            or self.patch_embed.tubelet[0] > 1
+            or isinstance(self.position, RotaryPositions)
+        ):
+            return False
+        ids = torch.arange(self.grid.num_tokens, device=next(self.parameters()).device)
+        positions = self.position(ids[None]).unflatten(1, (self.grid.t, -1))  # (1, t, P, D)
+        return bool((positions == positions[:, :1]).all())
+
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
         """Raise ValueError if `frames` are not clips of `grid`, or if the batch is empty."""
         grid = grid or self.grid
@@ -248,14 +261,15 @@ class Encoder(nn.Module):
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D).
 
-        Computes in the precision of the weights, or of autocast, whatever the precision of the clips.
+        Computes in the precision of the weights, or of autocast, whatever the precision of the clips. With
+        attention inside each time index, a clip may also have the frames of one alone (`sees_frames_alone`).
         """
         x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
         dtype = next(self.patch_embed.parameters()).dtype
         x = self.patch_embed(self.pixels.normalized(x).to(dtype))  # only the selected tokens
         x = add_positions(x, self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
-        if self.by_time_index:
+        if self.by_time_index and frames.size(2) > self.patch_embed.tubelet[0]:
             x = self._attended_by_time_index(x, rotation, ids)
         else:
             x = self._attended(x, self._learned_tokens(), rotation)

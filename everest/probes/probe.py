@@ -27,7 +27,8 @@ from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, unknown_name
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
-from everest.inference.videos import Batching, ViewTensors
+from everest.inference.pieces import ViewTensors
+from everest.inference.videos import Batching
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.predictions import Predictions, label_array

@@ -8,6 +8,7 @@ from typing import Final
 
 from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel
+from everest.inference.pieces import PieceModel
 from everest.inference.videos import Batching, compute_over_windows
 from everest.inference.windows import Unreadable
 from everest.lists.sample import Sample
@@ -30,12 +31,13 @@ def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Batchin
     if windows.window is None and not has_windows(model):
         return None
     job = timeline_job(model, samples, windows)
+    compute = PieceModel.of_outputs(job.model)
     lengths: list[float] = []  # seconds per intact window
 
     def compute_batches() -> Iterator[None]:
         for sample in cycle(job.samples):
             clear_video_cache()
-            for items in compute_over_windows(job.model, sample, job.model.outputs, job.batching):
+            for items in compute_over_windows(job.model, sample, compute, job.batching):
                 intact = (item[0] for item in items if not isinstance(item, Unreadable))
                 lengths.extend(window.end - window.start for window in intact)
                 yield

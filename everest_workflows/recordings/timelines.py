@@ -22,8 +22,9 @@ from torch import Tensor
 from everest.errors import DataError, OptionError, RecipeError, first_names
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.opened_model import OpenedModel
+from everest.inference.pieces import PieceModel, ViewTensors
 from everest.inference.predictions import list_predictions, mean_outputs
-from everest.inference.videos import Batching, ViewTensors
+from everest.inference.videos import Batching
 from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -232,7 +233,7 @@ def timeline_job(
         batching.emit(heading(f"windows of {trained_window:g} s, as trained, every {batching.step:g} s"))
     if batching.window is None and not has_windows(model):
         raise OptionError("window: the clips of this model span a whole video; set the seconds of a window")
-    return LongJob(model, samples, batching, {}, **options)
+    return LongJob(model, samples, batching.on_grid(model.views), {}, **options)
 
 
 @contextmanager
@@ -245,7 +246,8 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
     model = job.model
 
     def make_row(window: Window, values: ViewTensors) -> dict[str, Tensor]:
-        return {**mean_outputs(values), "frames": torch.tensor([window.first, window.first + window.length])}
+        first, length, *_ = window.span
+        return {**mean_outputs(values), "frames": torch.tensor([first, first + length])}
 
     def make_video_tensors(sample: Sample) -> dict[str, Tensor]:
         times = VideoTimes.of(sample.video)
@@ -253,7 +255,7 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
         return {"borders": torch.from_numpy(times.borders), "fps": fps}
 
     with job.open() as store:
-        job_inputs = model, job.samples, model.outputs, make_row, job.batching
+        job_inputs = model, job.samples, PieceModel.of_outputs(model), make_row, job.batching
         rows = add_window_rows(store, *job_inputs, make_video_tensors=make_video_tensors)
         if rows is None:
             yield None

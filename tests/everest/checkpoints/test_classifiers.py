@@ -24,9 +24,8 @@ from everest.models.image_classifier import (
     BINS,
     IMAGE_SIDE,
     NUM_HISTOGRAM_FEATURES,
+    PIXEL_FEATURES,
     ImageSpec,
-    image_features,
-    motion_histograms,
 )
 from everest.models.mean import MeanClassifier, MeanSpec
 from everest.models.spec import classifier_spec
@@ -195,7 +194,7 @@ def test_images_are_those_of_the_bytes_and_have_no_tokens(loaded: Recipe):
     clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     clips[0] = clips[0, :, :1]  # still
     found = model.features(model.pixels.normalize(clips))
-    assert torch.equal(found, image_features(clips))
+    assert torch.equal(found, PIXEL_FEATURES["images"](clips))
     assert not found[0, IMAGE_SIDE**2 :].any()
     gray = clips[1].float().mean(dim=(0, 1))
     expected = gray.unflatten(0, (IMAGE_SIDE, 2)).unflatten(2, (IMAGE_SIDE, 2)).mean(dim=(1, 3))
@@ -215,7 +214,8 @@ def test_histograms_say_where_an_edge_moves_and_not_its_color(steps: int):
     places = 6 + steps * torch.arange(4.0)
     frames = 100 + 100 * torch.sigmoid(along - places[:, None])  # (T, W)
     clips = frames[:, None].expand(1, 3, 4, 32, 32).round().byte()
-    fractions = motion_histograms(torch.cat([clips, clips.flip(2), 200 - clips])).square()  # (B, F)
+    motion_features = PIXEL_FEATURES["motion"]
+    fractions = motion_features(torch.cat([clips, clips.flip(2), 200 - clips])).square()  # (B, F)
     edges, moves, _ = fractions.split(NUM_HISTOGRAM_FEATURES // 3, dim=1)
     whole = [part[:, -BINS:].argmax(dim=1).tolist() for part in (edges, moves)]  # of the grid of one cell
     assert whole == [[0, 0, 0], [0, BINS // 2, 0]]
@@ -223,7 +223,7 @@ def test_histograms_say_where_an_edge_moves_and_not_its_color(steps: int):
     cells = moves[0, : BINS * 16].unflatten(0, (BINS, 4, 4)).sum(dim=(0, 1))  # of each column
     assert cells[:2].sum() > 0.95 * cells.sum()
     torch.testing.assert_close(fractions.sum(dim=1), torch.full((3,), 9.0), atol=1e-3, rtol=0)
-    still = motion_histograms(clips[:, :, :1])
+    still = motion_features(clips[:, :, :1])
     assert still.count_nonzero(dim=1) == still[:, : NUM_HISTOGRAM_FEATURES // 3].count_nonzero(dim=1) > 0
 
 

@@ -92,7 +92,7 @@ def test_segment_limits_the_frames(samples):
     path = samples[0].path
     whole = read_frames(path, range(32))
     sample = dataclasses.replace(samples[0], start_frame=10, end_frame=18)
-    assert frame_span(sample) == (10, 8)
+    assert frame_span(sample)[:2] == (10, 8)
     native = dataclasses.replace(VALIDATION, size=(48, 64))
     frames = native(sample, np.random.default_rng(0), "auto").frames[0]  # (3, 4, 48, 64)
     expected = whole[[10, 12, 15, 17]]  # stretched over all 8: no window fits in

@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
 from everest.inference.windows import (
     BAD_WINDOW,
+    PieceFrames,
     Unreadable,
     Window,
-    read_window_clips,
+    WindowPieces,
+    read_pieces,
     read_window_items,
     windows_of,
 )
@@ -37,7 +40,7 @@ def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, 
         assert one.start == pytest.approx(place * step)
         assert one.end == pytest.approx(one.start + window)
     if step <= window:
-        seen = {frame for one in found for frame in range(one.first, one.first + one.length)}
+        seen = {frame for one in found for frame in range(one.span.first, one.span.first + one.span.length)}
         assert seen == set(range(32))
 
 
@@ -45,14 +48,17 @@ def test_a_segment_is_a_video_of_its_own_and_a_window_of_a_clip_the_default(clip
     sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
     for window in (0.5, None):
         found = windows_of(sample, VIEWS, window=window, step=window)
-        spans = [(one.start, one.first, one.length) for one in found]
+        spans = [(one.start, one.span.first, one.span.length) for one in found]
         assert spans == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
 
 
+@pytest.mark.parametrize("sampling", ["dense", "spread", "segment"])
 @pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
-def test_a_window_is_seen_as_its_segment_and_every_frame_decoded_once(clip_files, monkeypatch, window, step):
-    path = clip_files / "clip3.mp4"
-    windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
+def test_a_window_is_seen_as_its_segment_and_every_frame_decoded_once(
+    clip_files, monkeypatch, window, step, sampling
+):
+    path, views = clip_files / "clip3.mp4", replace(VIEWS, sampling=sampling)
+    windows = windows_of(Sample(path=str(path)), views, window=window, step=step)
     shown = []
     decode_frames = reader.decode_frames
 
@@ -63,29 +69,41 @@ def test_a_window_is_seen_as_its_segment_and_every_frame_decoded_once(clip_files
 
     with monkeypatch.context() as counted:
         counted.setattr(reader, "decode_frames", counting)
-        clips = list(read_window_clips(path, windows, VIEWS))
+        items = list(read_pieces(path, windows, views, [views.frames], batch=1))
     assert len(shown) == len(set(shown)) <= 32
-    for one, clip in zip(windows, clips, strict=True):
+    clips: dict[int, Tensor] = {}  # (crops, C, T, H, W) by number
+    found = []
+    for item in items:
+        if isinstance(item, PieceFrames):
+            clips |= {item.first + i: piece for i, piece in enumerate(item.frames)}
+        else:
+            found.append(item)
+    for one, item in zip(windows, found, strict=True):
+        assert isinstance(item, WindowPieces)
+        (numbers,) = item.numbers  # (clips, 1)
         alone = Sample(path=str(path), start=one.start, end=one.end)
-        assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
+        expected = views(alone, np.random.default_rng(), "auto").frames
+        assert torch.equal(torch.cat([clips[number] for number in numbers.flat]), expected)
 
 
 def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def failing(path: Path, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
-        for window, clip in zip(windows, read_window_clips(path, windows, views), strict=True):
-            if path.name == "clip1.mp4" and window.start == 0.75:
+    def failing(path: Path, windows: Sequence[Window], *settings, **options) -> Iterator[object]:
+        for item in read_pieces(path, windows, *settings, **options):
+            if path.name == "clip1.mp4" and isinstance(item, WindowPieces) and item.window.start == 0.75:
                 raise VideoError(path, "lost")
-            yield clip
+            yield item
 
-    monkeypatch.setattr(windows_module, "read_window_clips", failing)
+    monkeypatch.setattr(windows_module, "read_pieces", failing)
     with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     files = [clip_files / "clip1.mp4", tmp_path / "hole.mp4", tmp_path / "text.mp4", clip_files / "clip0.mp4"]
 
     def rows(file: Path, done: Sequence[Unreadable | None]) -> list[Unreadable | None]:
         sample = Sample(path=str(file))
-        items = read_window_items(sample, VIEWS, window=0.5, step=0.25, emit=lambda _: None, done=done)
-        return [item if isinstance(item, Unreadable) else None for item in items]
+        options = {"window": 0.5, "step": 0.25, "batch": 1, "emit": lambda _: None, "done": done}
+        items = read_window_items(sample, VIEWS, [VIEWS.frames], **options)
+        windows = [item for item in items if not isinstance(item, PieceFrames)]
+        return [item if isinstance(item, Unreadable) else None for item in windows]
 
     for file in files:
         every = rows(file, [])

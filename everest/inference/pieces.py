@@ -126,7 +126,7 @@ class EncodedPieces:
         joined = []
         for encoder, encoded in enumerate(self.encoded):
             numbers = [window.numbers[encoder] for window in windows]  # (clips, M) each
-            pieces = [encoded[number] for of_window in numbers for number in of_window.flat]
+            pieces = [encoded[number] for of_window in numbers for number in of_window.ravel().tolist()]
             count = numbers[0].shape[1]  # M
             values = {name: torch.stack([piece[name] for piece in pieces]) for name in pieces[0]}
             joined.append(  # (windows * clips * M, crops, …) to (windows * clips * crops, M, …)

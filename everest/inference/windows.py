@@ -137,7 +137,7 @@ class _Pieces:
     @property
     def needed_frames(self) -> list[int]:
         """The frames of all groups that are not read yet."""
-        return [frame for group in self.groups for frame in self.frames[self.rows(group)].flat]
+        return [frame for group in self.groups for frame in self.frames[self.rows(group)].ravel().tolist()]
 
 
 def read_pieces(

@@ -114,8 +114,6 @@ class Classifier(ClipModel):
     stage: ClassVar = "finetune"
     heads: Heads
 
-    head: nn.Module  # maps features (B, F) to the logits
-
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
         raise NotImplementedError
@@ -123,11 +121,11 @@ class Classifier(ClipModel):
     @property
     def num_features(self) -> int:
         """F."""
-        return cast("nn.Linear", self.head).in_features
+        return cast("nn.Linear", self.get_submodule("head")).in_features
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits (B, outputs) of `features` (B, F)."""
-        return self.head(features)
+        return self.get_submodule("head")(features)
 
     @property
     def num_classes(self) -> int:

@@ -136,7 +136,7 @@ class PixelFeatures(NamedTuple):
 
     encode: Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) of bytes, to (B, T - 1, …)
     pool: Callable[[Tensor], Tensor]  # to (B, F)
-    count: int  # F
+    width: int  # F
     title: str
 
     def __call__(self, clips: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class ImageSpec(ClipSpec):
     @property
     def num_features(self) -> int:
         """F."""
-        return PIXEL_FEATURES[self.features].count
+        return PIXEL_FEATURES[self.features].width
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

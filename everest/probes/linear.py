@@ -5,9 +5,8 @@ N training videos, M test videos, D width, C outputs.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,31 +43,40 @@ class LinearModel(NamedTuple):
         return outputs_of(logits, (head,)).numpy()
 
 
-def fit_linear(features: Floats, labels: Labels, head: Head, *, strength: float) -> LinearModel:
-    """Fit logistic regression, or ridge regression for numbers, on standardized features.
+def fit_linear(
+    features: Floats, labels: Labels, head: Head, *, strengths: Sequence[float]
+) -> Iterator[LinearModel]:
+    """Yield a logistic regression, or ridge regression for numbers, on standardized features, by strength.
 
     A class without a training video has a constant output, as has a multi-label class that all videos have.
+    With fewer videos than features, the fits are in the coordinates of the videos: the decay leaves a weight
+    no part outside of them.
 
     Args:
-        strength: sklearn's C, 1 / weight decay.
+        strengths: sklearn's C, 1 / weight decay.
     """
     values = features.astype(np.float64)
     mean, std = values.mean(axis=0), values.std(axis=0)  # (D,)
     std[std == 0] = 1.0
     standardized = (values - mean) / std  # (N, D)
-    logistic = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weak decay on few videos does not converge
-        if head.task == "regression":
-            ridge = Ridge(alpha=1 / strength).fit(standardized, (labels - head.mean) / head.std)
-            weight, bias = ridge.coef_[None], np.array([ridge.intercept_])
-        elif head.task == MULTI_LABEL:
-            fits = [_fit_flags(logistic, standardized, flags) for flags in labels.T]
-            weight, bias = (np.array(parts) for parts in zip(*fits, strict=True))
-        else:
-            weight, bias = _fit_classes(logistic, standardized, labels, head.outputs)
-    weight = weight / std
-    return LinearModel(weight, bias - weight @ mean)
+    basis = None  # (D, N)
+    if len(standardized) < standardized.shape[1]:
+        basis, coordinates = np.linalg.qr(standardized.T)
+        standardized = coordinates.T  # (N, N)
+    for strength in strengths:
+        logistic = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # weak decay on few videos does not converge
+            if head.task == "regression":
+                ridge = Ridge(alpha=1 / strength).fit(standardized, (labels - head.mean) / head.std)
+                weight, bias = ridge.coef_[None], np.array([ridge.intercept_])
+            elif head.task == MULTI_LABEL:
+                fits = [_fit_flags(logistic, standardized, flags) for flags in labels.T]
+                weight, bias = (np.array(parts) for parts in zip(*fits, strict=True))
+            else:
+                weight, bias = _fit_classes(logistic, standardized, labels, head.outputs)
+        weight = (weight if basis is None else weight @ basis.T) / std
+        yield LinearModel(weight, bias - weight @ mean)
 
 
 def _fit_flags(logistic: LogisticRegression, x: Floats, flags: Labels) -> tuple[Floats, float]:
@@ -107,17 +115,15 @@ def cross_predict(
     Returns:
         The strength, and the outputs (N, C) for all rows; nan for rows that no split predicts.
     """
-    lowest_loss, best_strength, best_outputs = math.inf, strengths[0], np.zeros(0, np.float32)
-    for strength in strengths:
-        outputs = np.full((len(features), head.outputs), np.nan, np.float32)
-        for train_rows, test_rows in splits:
-            model = fit_linear(features[train_rows], labels[train_rows], head, strength=strength)
-            outputs[test_rows] = model.outputs(features[test_rows], head)
-        test_rows = ~np.isnan(outputs[:, 0])
-        loss = float(compute_losses(outputs[test_rows], labels[test_rows], head).mean())
-        if loss < lowest_loss:
-            lowest_loss, best_strength, best_outputs = loss, strength, outputs
-    return best_strength, best_outputs
+    outputs = np.full((len(strengths), len(features), head.outputs), np.nan, np.float32)
+    for train_rows, test_rows in splits:
+        models = fit_linear(features[train_rows], labels[train_rows], head, strengths=strengths)
+        for number, model in enumerate(models):
+            outputs[number, test_rows] = model.outputs(features[test_rows], head)
+    seen = ~np.isnan(outputs[0, :, 0])  # (N,)
+    losses = [compute_losses(of_strength[seen], labels[seen], head).mean() for of_strength in outputs]
+    best = int(np.argmin(losses))
+    return strengths[best], outputs[best]
 
 
 def compute_losses(outputs: Floats, labels: Labels, head: Head) -> NDArray[np.float64]:
@@ -171,7 +177,8 @@ def linear(features: Floats, labels: Labels, test: Floats, head: Head, *, seed: 
     if can_choose:
         split = np.flatnonzero(~held), np.flatnonzero(held)
         strength, _ = cross_predict(features, labels, head, [split], strengths=STRENGTHS)
-    return fit_linear(features, labels, head, strength=strength).outputs(test, head)
+    (model,) = fit_linear(features, labels, head, strengths=[strength])
+    return model.outputs(test, head)
 
 
 def choose_held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

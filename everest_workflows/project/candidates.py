@@ -201,7 +201,7 @@ def make_linear_candidates(
         strength, outputs = DEFAULT_STRENGTH, np.full((len(samples), head.outputs), np.nan, np.float32)
         if splits:
             strength, outputs = cross_predict(features, labels, head, splits, strengths=STRENGTHS)
-        layer = fit_linear(features, labels, head, strength=strength)
+        (layer,) = fit_linear(features, labels, head, strengths=[strength])
 
         def predict(
             others: Sequence[Sample], name: str = name, layer: LinearModel = layer

@@ -136,7 +136,7 @@ def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: P
     samples = [Sample(path=str(number)) for number in range(12)]
     table = FeatureTable(modules=modules, rows={str(n): n for n in range(12)}, features=features)
     labels = np.arange(12.0) if task == "regression" else np.arange(12) % 3
-    layer = fit_linear(table.of(name, samples), labels, heads[0], strength=0.1)
+    (layer,) = fit_linear(table.of(name, samples), labels, heads[0], strengths=[0.1])
     model = table.model(name, layer).eval()
     with torch.no_grad():
         found = model.outputs(model(clips)).numpy()
@@ -179,12 +179,28 @@ def test_cross_predictions_come_from_models_of_other_groups(task):
         assert not {GROUPS[i] for i in fitted} & {GROUPS[i] for i in tested}
     strength, outputs = cross_predict(features, labels, head, splits, strengths=STRENGTHS)
     fitted, tested = splits[0]
-    expected = fit_linear(features[fitted], labels[fitted], head, strength=strength).outputs(
-        features[tested], head
-    )
+    (model,) = fit_linear(features[fitted], labels[fitted], head, strengths=[strength])
+    expected = model.outputs(features[tested], head)
     np.testing.assert_allclose(outputs[tested], expected)
     guess = {"regression": np.zeros((40, 1))}.get(task, np.full((40, 2), 0.5)).astype(np.float32)
     assert compute_losses(outputs, labels, head).mean() < compute_losses(guess, labels, head).mean() / 2
+
+
+@pytest.mark.parametrize("task", ["single-label", MULTI_LABEL, "regression"])
+def test_fits_of_more_features_than_videos_are_those_of_all_features(task):
+    """Twice the videos at half the strength give the same fit, and outnumber the features."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20, 30)).astype(np.float32)
+    head = Head(task=task, outputs=1 if task == "regression" else 2, mean=0.0, std=1.0)
+    score = features[:, :3].sum(axis=1)
+    labels = {"single-label": (score > 0).astype(int), "regression": score}.get(task)
+    labels = np.stack([score > 0, score < 1], axis=1) if labels is None else labels
+    models = fit_linear(features, labels, head, strengths=[0.01, 1.0])
+    repeated = fit_linear(
+        np.tile(features, (2, 1)), np.concatenate([labels] * 2), head, strengths=[0.005, 0.5]
+    )
+    for few, many in zip(models, repeated, strict=True):
+        np.testing.assert_allclose(few.outputs(features, head), many.outputs(features, head), atol=2e-3)
 
 
 @pytest.mark.parametrize("task", ["single-label", MULTI_LABEL])

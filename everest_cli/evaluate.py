@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
 from everest_cli import options as o
@@ -39,18 +38,16 @@ def evaluate(
     weights, recipe = run.find()
     changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
     selects = ("finetune", "selection") in changed
-    if weights.suffix == ONNX_SUFFIX:  # an ONNX file cannot follow these options
-        given = {
+    o.refuse_exported(
+        weights,
+        {
             "--set finetune.selection": selects,
             "--set train.precision": ("train", "precision") in changed,
             "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
-        }
-        if refused := [name for name, is_given in given.items() if is_given]:
-            raise RecipeError(
-                f"{', '.join(refused)}: {weights} is exported and runs on the CPU as it is; evaluate its "
-                "checkpoint, or export it again"
-            )
+        },
+    )
+    if weights.suffix == ONNX_SUFFIX:
         gpus = "cpu"
     on_cpu = run_in_each_process(gpus, processes)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from everest.errors import UserError
 from everest.system.events import Emit, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS_FILE, Which
@@ -17,10 +20,12 @@ from everest_cli.output import Display, print_result, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.load import LoadedModel
+    from everest.models.base import ClipModel
 
 CAMERA_PROGRAM: Final = "classify.py"  # classifies a camera's video with an exported file
 NEXT_COMMANDS: Final = {
     "next": "next",
+    "alarms": "count false alarms on hours of ordinary video",
     "camera": "read a camera or a file, with numpy, onnxruntime and av only",
     "int8": "a smaller file, faster on most CPUs",
 }
@@ -113,17 +118,21 @@ def _export_onnx(
     emit: Emit,
 ) -> dict[str, Any]:
     """Write an ONNX file and its card; returns the values of --json."""
-    from everest.checkpoints.graph import make_graph
+    from everest.checkpoints.graph import TRAINING, make_graph
     from everest.checkpoints.graph_files import write_onnx
     from everest.checkpoints.load import find_recipe_beside
     from everest.checkpoints.quantization import read_int8_clips
     from everest.config.recipe_files import shipped_folder
     from everest.evaluation.card import model_card
+    from everest_workflows.recordings.timelines import read_training
 
     out, card_file = options.out, options.card_file
     clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, emit)
     graph = make_graph(opened, keep=options.keep, precision=options.precision)
     recipe = find_recipe_beside(opened.file) if opened.weights.kind == "classifier" else None
+    training = read_training(opened.model)
+    if any(value is not None for value in training.values()):
+        graph.metadata[TRAINING] = json.dumps(training)
     metadata = write_onnx(out, graph, clips=clips, emit=emit)
     speed = f"network, a clip on one CPU thread: {metadata['network_ms']:.3g} ms with ONNX Runtime"
     speed += f" (without reading and decoding{limit})"
@@ -135,7 +144,7 @@ def _export_onnx(
     card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
     write_text(card_file, card)
     if recipe is not None:
-        document |= _list_next_commands(checkpoint, opened.file, options, recipe)
+        document |= _list_next_commands(checkpoint, opened.model, options, recipe, training["group"])
         program = out.with_name(CAMERA_PROGRAM)
         if options.overwrite or not program.exists():  # it may be a file of the user
             text = (shipped_folder("examples") / CAMERA_PROGRAM).read_text(encoding="utf-8")
@@ -145,25 +154,31 @@ def _export_onnx(
 
 
 def _list_next_commands(
-    checkpoint: str, weights: Path, options: ExportOptions, recipe: Path
+    checkpoint: str, model: ClipModel, options: ExportOptions, recipe: Path, group: str | None
 ) -> dict[str, str]:
     """Return the commands of NEXT_COMMANDS; the test needs new videos if the run has no test list."""
     from everest.config.recipe import load_recipe
     from everest.lists.groups import COLUMN_PREFIX
+    from everest.lists.sources import read_source
     from everest_workflows.project.lists import SUBJECT
-    from everest_workflows.recordings.timelines import read_trained_group
 
     data = load_recipe(recipe).data
+    in_list = group is None or group == SUBJECT or group.startswith(COLUMN_PREFIX)
+    if group is None:  # groups of a list, if there are any
+        with suppress(UserError):  # such as videos that have moved
+            samples = read_source(data, "train", labeled=False, skip_missing=True).samples
+            in_list = any(sample.group is not None for sample in samples)
     file, program = str(options.out), str(options.out.with_name(CAMERA_PROGRAM))
     command = ["everest", "eval", "--checkpoint", file, "--recipe", str(recipe)]
     command += ["--set", "eval.clips=1", "--set", "eval.crops=1"]
     if data.test is None:  # new videos, in class folders or a list, which may have a column of groups
-        group = read_trained_group(weights) or ""
-        in_list = group == SUBJECT or group.startswith(COLUMN_PREFIX)
         source = "." if data.heads is None and data.task == "single-label" and not in_list else "test.csv"
         command += ["--data", "NEW_CLIPS", "--set", f"data.test={source}"]
         command += ["--group", group] if group and not in_list else []
     commands = {"next": shlex.join(command)}
+    if alarm := model.spec.heads[0].alarm:
+        watch = ["everest", "timeline", "FOOTAGE", "--checkpoint", file, "--normal", alarm.normal]
+        commands["alarms"] = shlex.join(watch)
     commands["camera"] = shlex.join(["python", program, file, "0"])
     if options.precision == "fp32":
         command = ["everest", "export", checkpoint, "--to", "onnx", "--precision", "int8", "--calibrate"]

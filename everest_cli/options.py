@@ -22,6 +22,7 @@ from everest.system.run_folder import Which
 from everest_cli.output import Quiet, say
 
 if TYPE_CHECKING:
+    from everest.checkpoints.load import Kind
     from everest.config.settings import Recipe
     from everest.inference.opened_model import OpenedModel
     from everest_workflows.annotations.codings import BoutFilter
@@ -269,21 +270,44 @@ class ModelOptions:
             if value not in (None, getattr(type(self), name).default)
         ]
 
-    def open(self, views: tuple[int | None, int | None]) -> OpenedModel:
+    def open(self, views: tuple[int | None, int | None], kind: Kind = "clips") -> OpenedModel:
         """Open the model in one process per device; see `OpenedModel.open`."""
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
         from everest.inference.opened_model import OpenedModel
 
+        weights = find_weights(self.checkpoint, which=self.which, quiet=Quiet.is_on)
+        refuse_exported(
+            weights,
+            {
+                "--recipe": self.recipe is not None,
+                "--keep": self.keep is not None,
+                "--which": self.which is not None,
+                "--gpus": self.gpus not in ("auto", "cpu"),
+            },
+        )
         is_default = self.gpus == "auto" and self.processes is None
         cpu = False if is_default else run_in_each_process(self.gpus, self.processes)
         return OpenedModel.open(
-            find_weights(self.checkpoint, which=self.which, quiet=Quiet.is_on),
+            weights,
+            kind=kind,
             recipe=recipe_for_run(self.recipe) if self.recipe else None,
             views=views,
             keep=self.keep,
             cpu=cpu,
             notify=say,
+        )
+
+
+def refuse_exported(weights: Path, options: Mapping[str, bool]) -> None:
+    """Raise RecipeError for given options that an ONNX file cannot follow."""
+    from everest.checkpoints.load import ONNX_SUFFIX
+
+    refused = [name for name, is_given in options.items() if is_given]
+    if refused and weights.suffix == ONNX_SUFFIX:
+        raise RecipeError(
+            f"{', '.join(refused)}: {weights} is exported and runs on the CPU as it is; take its checkpoint, "
+            "or export it again"
         )
 
 

@@ -21,12 +21,12 @@ from everest_cli.bout_files import (
     SAVED_SUFFIX,
     FileKind,
     TimelineFiles,
-    agreement_lines,
     check_outputs,
     choose_kind,
 )
 from everest_cli.options import argument, option
 from everest_cli.output import Display, exit_if_failed, hint
+from everest_cli.timeline_text import format_alarms, format_bouts, format_scores
 
 if TYPE_CHECKING:
     from everest.lists.classes import Classes
@@ -62,7 +62,10 @@ class TimelineModel(o.ModelOptions):
     """The options of the model, which saved timelines do not need."""
 
     checkpoint: str = option(
-        "--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", "", show_default=False
+        "--checkpoint -c C",
+        f"{o.CHECKPOINT_HELP} Also a .onnx file. Not with a saved file.",
+        "",
+        show_default=False,
     )
 
 
@@ -310,12 +313,12 @@ def _predict_timelines(
     from everest.lists.sources import seen_in
     from everest_workflows.annotations.codings import NO_SUBJECT
     from everest_workflows.recordings.bouts import NO_RULES
-    from everest_workflows.recordings.timelines import compute_timelines, read_trained_group, timeline_job
+    from everest_workflows.recordings.timelines import compute_timelines, read_trained_option, timeline_job
 
     save = files.saved
     if not model.checkpoint:
         raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
-    opened = model.open((1, 1))
+    opened = model.open((1, 1), "classifier")
     classes = opened.classes  # also refuses an autoencoder before videos are listed
     samples = find_samples(videos, root=model.data)
     if known := seen_in(opened.recipe.data, "train", samples):
@@ -325,7 +328,7 @@ def _predict_timelines(
     batching = Batching(batch=model.batch, window=windows.window, step=windows.step, emit=emit)
     others = [*filter(None, [files.output, files.plot])]
     options = {"output": save, "other_files": others, "overwrite": files.overwrite}
-    subject = read_trained_group(opened.file, "subject") or ""
+    subject = read_trained_option(opened.module, "subject") or ""
     job = timeline_job(opened, samples, batching, **options)
     if job.rows_folder is not None:
         refuse_inputs(job.rows_folder, inputs)
@@ -337,73 +340,6 @@ def _predict_timelines(
         rules=NO_RULES,
         save=save,
         may_replace=job.may_replace(),
-        group=read_trained_group(opened.file),
+        group=read_trained_option(opened.module, "group"),
         subject="" if subject == NO_SUBJECT or set(subject) & {*"*?["} else subject,
     )
-
-
-def format_bouts(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format a table of recordings, with a line per bout, or per window if numbers are predicted."""
-    lines: list[str] = []
-    for row in rows:
-        lines.append(row["video"])
-        bouts = row["bouts"] if isinstance(row["bouts"], dict) else {"": row["bouts"]}
-        parts: list[tuple[float, float, str, str]] = []
-        for head, head_bouts in bouts.items():
-            for bout in head_bouts:
-                name = f"{head} {bout['label'] or 'background'}"
-                parts.append((bout["start"], bout["end"], name, f"{bout['probability']:.1%}"))
-        parts += [
-            (window["start"], window["end"], head, f"{predictions[0]['value']:.6g}")
-            for window in row["windows"]
-            for head, predictions in window.get("heads", {"": window.get("predictions", ())}).items()
-            if "value" in predictions[0]
-        ]
-        for start, end, name, value in sorted(parts):
-            lines.append(f"  {start:8.2f} to {end:8.2f} s  {value:>8}  {name.strip()}".rstrip())
-        if "error" in row:
-            lines.append(f"  {row['error']}")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def format_alarms(document: Mapping[str, Any]) -> str:
-    """Format the document of `find_alarms`: a line for each alarm, and one with their number per day."""
-    alarms, (low, high) = document["list"], document["interval"]
-    lines = [
-        f"  ALARM  {alarm['time']:8.2f} s  {alarm['probability']:>8.1%}  {alarm['label']}  {alarm['video']}"
-        for alarm in alarms
-    ]
-    count = f"{len(alarms)} in {document['hours']:.3g} hours"
-    lines.append(
-        f"alarms: {count}, {document['per_day']:.3g} per day (95 % interval {low:.3g} to {high:.3g})"
-    )
-    return "".join(f"{line}\n" for line in lines)
-
-
-def format_scores(scores: Mapping[str, Any]) -> str:
-    """Format the metrics of timelines in percent, with a line per class."""
-    titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
-    titles |= {
-        "mean_class_accuracy": "class mean",
-        "edit": "edit score",
-        "f1@10": "F1@10",
-        "f1@25": "F1@25",
-        "f1@50": "F1@50",
-    }
-    titles |= {"map@0.5": "mAP@0.5"}
-    lines = ["", "  percent", *(f"  {title:<22}{_format_cell(scores[key])}" for key, title in titles.items())]
-    if short := ", ".join(f"'{name}' ({seconds:g} s)" for name, seconds in scores["too_short"].items()):
-        lines.append(f"  left out of the class mean, with little truth: {short}")
-    width = max(len(entry["name"]) for entry in [{"name": "class"}, *scores["classes"]])
-    columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
-    lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
-    for entry in scores["classes"]:
-        cells = [_format_cell(entry[key]) for key in ("f1", "ap@0.5")]
-        cells += [f"{entry[of][unit]:g}" for unit in ("bouts", "seconds") for of in ("truth", "predicted")]
-        lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
-    lines += [line for document in scores.get("agreement", ()) for line in ("", *agreement_lines(document))]
-    return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _format_cell(percent: float | None) -> str:
-    return f"{'-' if percent is None else f'{percent:.1f}':>6}"

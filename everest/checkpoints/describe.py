@@ -170,13 +170,8 @@ def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         recipe = load_recipe(recipe_file, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
-    recipe, clip = load_recipe(FALLBACK_RECIPE), dict[str, Any](opened.weights.clip or {})
-    fps, heads = clip.pop("fps", None), head_settings(spec.heads)
-    data = DataSettings(frames=spec.frames, size=spec.size, fps=fps, heads=heads)
-    if head := spec.only_head:
-        num_classes = None if head.task == "regression" else head.outputs
-        data = replace(data, task=head.task, num_classes=num_classes)
-    pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
+    clip = opened.weights.clip
+    recipe = make_clip_recipe(spec, clip or {})
     if is_image_encoder(read_clip_spec(opened.weights.settings, source=file)):
         recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         text = (
@@ -185,12 +180,31 @@ def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         )
     else:
         text = f"no {RECIPE_FILE} next to it, so clips are sampled as in recipe {FALLBACK_RECIPE}, at stride "
-        text += f"{finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
+        text += f"{recipe.finetune.stride}; {'as in training' if clip else 'choose another with --recipe'}"
     if notify is not None:
         notify(f"{file}: {text}")
-    model = spec.model if isinstance(spec, ModelSpec) else recipe.model
-    data = data.with_pixels(spec.pixels)
-    return replace(recipe, data=data, model=model, pretrain=pretrain, finetune=finetune)
+    return recipe
+
+
+def make_clip_recipe(spec: ClipSpec, clip: Mapping[str, Any]) -> Recipe:
+    """Return the recipe `ucf101` with the heads and the clips of a model.
+
+    Args:
+        clip: `stride`, `sampling` and `fps` of the training, as far as they are known.
+    """
+    recipe, sampled = load_recipe(FALLBACK_RECIPE), dict(clip)
+    fps, heads = sampled.pop("fps", None), head_settings(spec.heads)
+    data = DataSettings(frames=spec.frames, size=spec.size, fps=fps, heads=heads)
+    if head := spec.only_head:
+        num_classes = None if head.task == "regression" else head.outputs
+        data = replace(data, task=head.task, num_classes=num_classes)
+    return replace(
+        recipe,
+        data=data.with_pixels(spec.pixels),
+        model=spec.model if isinstance(spec, ModelSpec) else recipe.model,
+        pretrain=replace(recipe.pretrain, **sampled),
+        finetune=replace(recipe.finetune, **sampled),
+    )
 
 
 def with_pixels_of(recipe: Recipe, spec: ClipSpec, *, source: Path) -> Recipe:

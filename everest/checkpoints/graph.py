@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 INPUT: Final = "frames"
 KEPT_IDS: Final = "kept"
+TRAINING: Final = "training"  # key of the metadata
 INSTALL_FIX: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # precision of the encoder's blocks; all else is float32
 # Heuristic: a number whose mean is more stds away from 0 is compared relative to that mean (rounding).
@@ -172,14 +173,15 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     return torch.where(is_still.unsqueeze(2), repeated, pixels)
 
 
-class ExportedClassifier(nn.Module):
-    """An exported classifier, which takes clips of bytes as a `Classifier` does.
+class ExportedClassifier(Classifier):
+    """An exported classifier, which computes on the CPU.
 
     Attributes:
         spec: the spec of the exported model, with the token selection of the file.
         clip: the format of its clips; the stride is 1 if the file does not state it.
         knows_stride: whether the file states the stride of its clips.
         precision: the precision of the network, fp32 or int8.
+        training_facts: further facts about its training, by name, if the file states any.
     """
 
     def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
@@ -187,13 +189,13 @@ class ExportedClassifier(nn.Module):
         settings, classes, clip = (parse_json(metadata[name]) for name in ("settings", "classes", "clip"))
         self.file, self._session = file, session
         self.spec = read_clip_spec(settings, source=file)
-        self.heads = self.spec.heads
-        self.num_classes = sum(head.outputs for head in self.heads)
-        self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
+        self.heads, self.pixels = self.spec.heads, self.spec.pixels
+        self.class_names = None if classes is None else tuple(classes)
         has_all_names = classes is None or not self.spec.only_head or len(classes) == self.num_classes
         self.precision = metadata["precision"]
+        self.training_facts: dict[str, Any] = parse_json(metadata.get(TRAINING, "{}"))
         self.knows_stride = clip["stride"] is not None
-        self.clip = ClipFormat(
+        self._clip = ClipFormat(
             frames=self.spec.frames,
             stride=clip["stride"] or 1,
             size=self.spec.size,
@@ -205,9 +207,24 @@ class ExportedClassifier(nn.Module):
         if not has_all_names or self.clip.sampling not in SAMPLINGS:
             raise ValueError("other classes than its outputs, or an unknown sampling")
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU."""
-        clips = self.spec.pixels.normalize(frames.cpu()).contiguous()
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def clip(self) -> ClipFormat:
+        return self._clip
+
+    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+        """Compute the outputs (B, outputs) of clips (B, C, T, H, W), bytes or normalized, on the CPU.
+
+        Raises:
+            ValueError: `keep` is given; the file keeps its tokens as it was exported.
+        """
+        if keep is not None:
+            raise ValueError(f"keep={keep}: an exported file keeps the tokens of its export")
+        clips = self.pixels.normalize(frames) if frames.dtype == torch.uint8 else frames
+        clips = clips.cpu().contiguous()
         return torch.from_numpy(self._session.run(None, {INPUT: clips.numpy()})[0])
 
     def outputs(self, logits: Tensor) -> Tensor:

@@ -154,9 +154,7 @@ def open_weights(path: Path) -> Weights:
 
         return open_image_weights(str(path))
     if path.suffix == ONNX_SUFFIX:
-        raise CheckpointError(
-            f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
-        )
+        raise CheckpointError(f"{path}: an ONNX file, which this command cannot read; name its checkpoint")
     is_index = path.name.endswith(INDEX_SUFFIX)
     if is_index or (find_everest_file(path) is None and (path.parent / CONFIG_FILE).is_file()):
         converted = convert(read_foreign(path), Hints())

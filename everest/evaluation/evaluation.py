@@ -43,8 +43,6 @@ from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST_FILE
 from everest.system.storage import parse_location
 
-AnyClassifier = Classifier | ExportedClassifier
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
@@ -123,7 +121,7 @@ def evaluate(
 
 
 def evaluate_classifier(
-    model: AnyClassifier,
+    model: Classifier,
     spec: ClipSpec,
     recipe: Recipe,
     runtime: Runtime,
@@ -174,7 +172,7 @@ def evaluate_classifier(
 
 @torch.inference_mode()
 def evaluate_views(
-    model: AnyClassifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, emit: Emit
+    model: Classifier, dataset: ClipDataset, runtime: Runtime, *, train: TrainSettings, emit: Emit
 ) -> Predictions:
     """Run a classifier over all views of all videos; return the predictions in the order of the list.
 
@@ -211,7 +209,7 @@ def evaluate_views(
 
 def open_classifier(
     file: Path, recipe: Recipe, *, saved_selection: bool, emit: Emit
-) -> tuple[AnyClassifier, ClipSpec, Recipe]:
+) -> tuple[Classifier, ClipSpec, Recipe]:
     """Open a classifier for the clips of a recipe; see `evaluate`.
 
     Returns the classifier, its spec, and the recipe with the classifier's pixel statistics and selection.
@@ -252,8 +250,7 @@ def open_classifier(
     recipe = with_pixels_of(recipe, spec, source=file)
     if saved is not None:
         recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
-    if isinstance(model, Classifier):
-        model.recipe = recipe
+    model.recipe = recipe
     return model, spec, recipe
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from everest.checkpoints.describe import recover_recipe, with_pixels_of
-from everest.checkpoints.load import Kind, open_model, wrong_kind
+from everest.checkpoints.describe import make_clip_recipe, recover_recipe, with_pixels_of
+from everest.checkpoints.graph import open_exported
+from everest.checkpoints.load import ONNX_SUFFIX, Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_views
@@ -92,6 +93,8 @@ class OpenedModel:
             cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
         """
+        if file.suffix == ONNX_SUFFIX and kind == "classifier":
+            return cls._open_exported(file, views)
         checkpoint = open_model(
             file,
             kind=kind,
@@ -115,6 +118,15 @@ class OpenedModel:
             runtime=runtime,
             written_by=checkpoint.weights.recipe,
         )
+
+    @classmethod
+    def _open_exported(cls, file: Path, views: tuple[int | None, int | None]) -> OpenedModel:
+        """Open an ONNX file of `everest export`, on the CPU, for the clips that it was trained on."""
+        module = open_exported(file)
+        clip = {"stride": module.clip.stride, "sampling": module.clip.sampling, "fps": module.clip.fps}
+        module.recipe = make_clip_recipe(module.spec, clip)
+        runtime = make_runtime(make_accelerator("fp32", cpu=True))
+        return cls(module=module, recipe=_with_views(module.recipe, *views), keep=None, runtime=runtime)
 
     @classmethod
     def of(

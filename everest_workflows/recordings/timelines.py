@@ -19,6 +19,7 @@ import torch
 from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
+from everest.checkpoints.graph import ExportedClassifier
 from everest.errors import DataError, OptionError, RecipeError, first_names
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.opened_model import OpenedModel
@@ -28,6 +29,7 @@ from everest.inference.videos import Batching
 from everest.inference.windows import Window
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
+from everest.models.base import ClipModel
 from everest.system.events import heading
 from everest.system.text import damage_errors, load_json, parse_json, plural, validate
 from everest.system.types import Floats
@@ -226,7 +228,7 @@ def timeline_job(
             unless `step` is given; for other models, windows are as long as a clip.
         options: of `LongJob`.
     """
-    if batching.window is None and (trained_window := _read_trained_window(model.module.file)) is not None:
+    if batching.window is None and (trained_window := read_training(model.module)["window"]):
         batching = replace(
             batching, window=trained_window, step=batching.step or STEP_AS_TRAINED * trained_window
         )
@@ -288,35 +290,35 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
 
 def has_windows(model: OpenedModel) -> bool:
     """Whether a model has a default window: the one that `everest train` chose, or the span of a clip."""
-    return model.views.sampling == "dense" or _read_trained_window(model.module.file) is not None
+    return model.views.sampling == "dense" or read_training(model.module)["window"] is not None
 
 
-def _read_trained_window(weights: Path | None) -> float | None:
-    """The seconds of the windows of the `everest train` that made some weights; None: unknown."""
-    document = _read_project(weights)
-    return None if document is None else document["window"]
+def read_training(model: ClipModel) -> dict[str, Any]:
+    """What `everest train` chose for a model: `window` in seconds, and its options `group` and `subject`.
+
+    None stands for what is not known, such as of a model that another command trained. An exported file has
+    the values of the weights that it came from.
+    """
+    training = model.training_facts if isinstance(model, ExportedClassifier) else _read_project(model.file)
+    return {name: training.get(name) for name in ("window", "group", "subject")}
 
 
-def read_trained_group(weights: Path, name: str = "group") -> str | None:
-    """The --group (or --subject) of the `everest train` that made some weights; None: none, or unknown."""
+def read_trained_option(model: ClipModel, name: str) -> str | None:
+    """The option `group` or `subject` of `read_training`; None also if the project is damaged."""
     with suppress(RecipeError):
-        document = _read_project(weights)
-        return None if document is None else document["request"].get(name)
+        return read_training(model)[name]
     return None
 
 
-def _read_project(weights: Path | None) -> dict[str, Any] | None:
-    """The project of the `everest train` that made some weights; None: another program, or another folder."""
+def _read_project(weights: Path | None) -> dict[str, Any]:
+    """The facts in the project of the `everest train` that made some weights; empty of other weights."""
     run = Path() if weights is None else weights.absolute().parent
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS_FOLDER else run.parent
     file = project / PROJECT_FILE
     if run.name not in (MODEL_FOLDER, FINETUNE_FOLDER) or not file.is_file():
-        return None
+        return {}
     fix = "restore the file, or give --window"
     with damage_errors(file, fix=fix):
         document = load_json(file, fix=fix)
         seconds = document["window"]  # None: of videos, not of recordings
-        return {
-            "window": None if seconds is None else float(seconds),
-            "request": dict(document.get("request", {})),
-        }
+        return {**document.get("request", {}), "window": None if seconds is None else float(seconds)}

@@ -170,7 +170,9 @@ def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_
         assert option.split("=")[0] in message
         assert "is exported and runs on the CPU as it is" in message
     assert "--set data.frames=4" in refused(*command, "--set=data.frames=8", code=6)
-    assert "only eval and profile --latency read" in refused("extract x.mp4 -o f.npz -c", onnx_file, code=6)
+    assert "an ONNX file, which this command cannot read" in refused(
+        "extract x.mp4 -o f.npz -c", onnx_file, code=6
+    )
     assert "name the recipe of its run by --recipe" in refused("eval --checkpoint", onnx_file, code=6)
 
 

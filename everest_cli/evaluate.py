@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
+from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.options import option, run_in_each_process
 from everest_cli.output import Display, print_json, print_table
+
+MAX_CHANGED: Final = 10  # default: changed predictions that are printed
 
 
 def evaluate(
@@ -22,13 +26,16 @@ def evaluate(
     group: str | None = option(
         "--group folder|REGEX", "Intervals over groups by folder or file name, as in training [the list's]."
     ),
+    against: str | None = option(
+        "--against OLD", "Compare with this checkpoint or .onnx file on the videos."
+    ),
     overwrite: bool = o.OVERWRITE_FILES,
     gpus: str = o.GPUS,
     processes: int | None = o.PROCESSES,
 ) -> None:
     """Evaluate a classifier on clips x crops views of every video of data.test.
 
-    C may also be an ONNX file of `everest export`, next to the recipe.yaml of its run or with --recipe.
+    C may also be an ONNX file of `everest export`, with the recipe.yaml of its run, --recipe or --data.
 
     Example: everest eval --checkpoint runs/finetune/ucf101 --data /data/ucf101
     """
@@ -49,6 +56,7 @@ def evaluate(
     )
     if weights.suffix == ONNX_SUFFIX:
         gpus = "cpu"
+    compared = None if against is None else replace(run, checkpoint=against).find()
     on_cpu = run_in_each_process(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
@@ -66,6 +74,7 @@ def evaluate(
             files=files,
             saved_selection=not (selects or (weights.parent / RECIPE_FILE).is_file()),
             group=group,
+            against=compared,
         )
     accelerator.end_training()
     if is_main() and run.as_json:
@@ -73,6 +82,28 @@ def evaluate(
     elif is_main():
         print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
         print_table(("", ""), measurement_rows(result), show_header=False)
+        if against is not None:
+            typer.echo("\n".join(list_changes(result)))
+
+
+def list_changes(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of `eval --against`: the difference, and the videos whose prediction changed."""
+    from everest.metrics.names import METRICS
+
+    metric = METRICS[result["difference_of"]]
+    unit = " points" if metric.is_percent else ""
+    ends = "" if result["interval"] is None else "{:+.3g} to {:+.3g}".format(*result["interval"])
+    interval = f" (95 % CI of the paired difference: {ends})" if ends else " (one group: no interval)"
+    size = plural(result["compared"], "video")
+    yield f"{metric.title} {result['difference']:+.3g}{unit} against {result['against']} on {size}{interval}"
+    changed = result["changed"]
+    right, wrong = (sum(row[key] == row["label"] for row in changed) for key in ("new", "old"))
+    yield f"{plural(len(changed), 'prediction')} changed: {right} now right, {wrong} now wrong"
+    for row in changed[:MAX_CHANGED]:
+        old, new, label = (row[key] or "none" for key in ("old", "new", "label"))
+        yield f"  {row['video']}: {old} -> {new} (true {label})"
+    if len(changed) > MAX_CHANGED:
+        yield f"  and {len(changed) - MAX_CHANGED} more: --json has all"
 
 
 def probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -99,6 +100,7 @@ RECIPE = option(
 )
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
+TEST_DATA = option("--data DIR", "Folder or URL of lists and videos (data.root), or a list to test on.")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
 LOCAL_ROOT = option(
     "--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path
@@ -317,7 +319,7 @@ class LabeledListOptions:
 
     checkpoint: str = CHECKPOINT
     recipe: str | None = option("--recipe -r R", "Recipe to use instead of the run's.")
-    data: str | None = DATA_ROOT
+    data: str | None = TEST_DATA
     overrides: list[str] | None = OVERRIDES
     which: Which | None = WHICH
     as_json: bool = AS_JSON
@@ -328,20 +330,25 @@ class LabeledListOptions:
         from everest.config.recipe import recipe_for_run
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=Quiet.is_on)
-        named, overrides = self.recipe or find_recipe_beside(weights), self.overrides or []
-        if named is None and (weights.suffix == ONNX_SUFFIX or self.data is None):
-            fix = "name the recipe of its run by --recipe"
-            if weights.suffix != ONNX_SUFFIX:
-                fix += ", or the folder of its lists by --data"
+        named, overrides, data = self.recipe or find_recipe_beside(weights), self.overrides or [], self.data
+        if data is not None and Path(data).is_file():  # a list of videos to test on
+            overrides = [f"data.test={json.dumps(Path(data).name)}", *overrides]
+            data = str(Path(data).parent)
+        if named is None and data is None:
+            fix = "name the recipe of its run by --recipe, or the folder of its lists by --data"
             raise CheckpointError(f"{weights}: no {RUN_RECIPE} next to it; {fix}")
-        if named is None:
+        if named is None and weights.suffix == ONNX_SUFFIX:
+            from everest.checkpoints.graph import open_exported
+
+            overrides = [*open_exported(weights).overrides, *overrides]
+        elif named is None:
             from everest.checkpoints.describe import read_weight_settings
 
             settings = read_weight_settings(str(weights))
             say(f"weights: {settings.title}")
             overrides = [*settings.overrides, *overrides]
         recipe = recipe_for_run(
-            named or ANY_VIDEOS, data=self.data, overrides=overrides, imports=self.recipe is not None
+            named or ANY_VIDEOS, data=data, overrides=overrides, imports=self.recipe is not None
         )
         return weights, recipe
 

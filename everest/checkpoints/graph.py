@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import find_training_clip, measure_training_seconds
 from everest.checkpoints.load import LoadedModel, find_recipe_beside, read_clip_spec
-from everest.config.heads import MULTI_LABEL, Head
+from everest.config.heads import MULTI_LABEL, Head, head_settings
 from everest.config.recipe import load_recipe
 from everest.data.frames import SAMPLINGS
 from everest.data.views import ClipFormat
@@ -214,6 +214,22 @@ class ExportedClassifier(Classifier):
     @property
     def clip(self) -> ClipFormat:
         return self._clip
+
+    @property
+    def overrides(self) -> list[str]:
+        """The clips and heads as settings of a recipe, with the center view of a video."""
+        clip, head = self.clip, self.spec.only_head
+        values: dict[str, Any] = {
+            **{"data.frames": clip.frames, "data.size": list(clip.size), "data.fps": clip.fps},
+            **{"data.channels": clip.channels, "data.mean": list(clip.mean), "data.std": list(clip.std)},
+            **{"finetune.stride": clip.stride, "finetune.sampling": clip.sampling},
+            **{"eval.clips": 1, "eval.crops": 1, "data.heads": head_settings(self.heads)},
+        }
+        if head is not None:
+            values["data.task"] = head.task
+        if isinstance(self.spec, ModelSpec):
+            values["model.tubelet"] = list(self.spec.model.tubelet)
+        return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
         """Compute the outputs (B, outputs) of clips (B, C, T, H, W), bytes or normalized, on the CPU.

@@ -28,9 +28,10 @@ from everest.inference.pieces import ViewTensors
 from everest.inference.videos import Batching, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
-from everest.lists.groups import set_groups
+from everest.lists.groups import find_name_pattern, set_groups
 from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
+from everest.metrics.difference import compare_predictions
 from everest.metrics.head_metrics import compute_metrics, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
@@ -38,7 +39,7 @@ from everest.models.classifier import Classifier
 from everest.models.clip_spec import ClipSpec, ModelSpec
 from everest.models.cost import view_cost
 from everest.system.compute import Runtime
-from everest.system.events import Emit, notice, warning
+from everest.system.events import Emit, heading, notice, warning
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST_FILE
 from everest.system.storage import parse_location
@@ -90,6 +91,7 @@ def evaluate(
     files: EvaluationFiles,
     saved_selection: bool = False,
     group: str | None = None,
+    against: tuple[Path, Recipe] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
 
@@ -99,25 +101,50 @@ def evaluate(
     Args:
         saved_selection: use the token selection stored in the weights instead of the recipe's.
         group: the groups of the videos, as of `everest.lists.groups.set_groups`; None: those of the list.
+        against: the weights of another model of the same classes, and its recipe, to compare on these videos.
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured.
     """
     if runtime.is_main:
         files.check(weights_file)
     model, spec, recipe = open_classifier(weights_file, recipe, saved_selection=saved_selection, emit=emit)
+    other = None if against is None else _open_other(model, recipe, against, emit)
     options: dict[str, Any] = {"emit": emit, "files": files, "group": group}
     result, predictions = evaluate_classifier(model, spec, recipe, runtime, **options)
+    if other is not None and against is not None:
+        emit(heading(f"evaluating {against[0]} on the same list"))
+        _, others = evaluate_classifier(*other, runtime, emit=emit, files=EvaluationFiles(), group=group)
+        classes = Classes(heads=model.heads, names=model.class_names)
+        result |= {"against": str(against[0]), **compare_predictions(predictions, others, classes)}
     if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
         fraction = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         emit(warning(f"{fraction}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
         emit(notice("all videos of data.test are of one group: the metrics have no intervals"))
+    elif groups == result["videos"] and (pattern := find_name_pattern(predictions.groups)):
+        fix = f"if they are of one person, place or shift, add --group '{pattern}'"
+        emit(warning(f"names of videos share words, so the intervals may be too narrow; {fix}"))
     elif groups < FEW_GROUPS:
         unit = "videos" if groups == result["videos"] else "groups of videos"
         text = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are wide"
         emit(notice(text))
     return result
+
+
+def _open_other(
+    model: Classifier, recipe: Recipe, against: tuple[Path, Recipe], emit: Emit
+) -> tuple[Classifier, ClipSpec, Recipe]:
+    """Open a model to compare with another one, on the same list; CheckpointError for other classes."""
+    file, other_recipe = against
+    lists = {key: getattr(recipe.data, key) for key in ("root", "test", "classes")}
+    other_recipe = replace(other_recipe, data=replace(other_recipe.data, **lists))
+    opened = open_classifier(file, other_recipe, saved_selection=True, emit=emit)
+    tasks = [[(head.task, head.outputs) for head in each.heads] for each in (model, opened[0])]
+    if tasks[0] != tasks[1] or model.classes != opened[0].classes or len(model.heads) > 1:
+        names = f"{', '.join(opened[0].classes)}, the new model {', '.join(model.classes)}"
+        raise CheckpointError(f"--against {file}: predicts {names}; compare models of the same single task")
+    return opened
 
 
 def evaluate_classifier(

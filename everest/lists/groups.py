@@ -16,6 +16,8 @@ from everest.system.text import plural
 GROUP_BY_FOLDER: Final = "folder"
 PATH_PREFIX: Final = "path:"
 COLUMN_PREFIX: Final = "column:"
+# Values of --group: the first word of a file name, one in the middle that ends in a number, and the last one.
+NAME_PATTERNS: Final = (r"^([^\W_]+)", r"_([^\W\d_]+\d+)_", r"([^\W_]+)\.\w+$")
 
 
 def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
@@ -54,6 +56,19 @@ def set_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Samp
             group = match[1]
         grouped.append(replace(sample, group=group.strip()))
     return grouped
+
+
+def find_name_pattern(paths: Sequence[str]) -> str | None:
+    """The value of `--group` for the first word of NAME_PATTERNS that several files share, but not all.
+
+    None if there is no such word: a file lacks it, or it is a number.
+    """
+    for pattern in NAME_PATTERNS:
+        words = [found[1] for path in paths if (found := re.search(pattern, Path(path).name))]
+        is_word = len(words) == len(paths) and not any(map(str.isdecimal, words))
+        if is_word and 1 < len(set(words)) < len(words):
+            return pattern
+    return None
 
 
 def find_group(sample: Sample) -> str:

@@ -119,10 +119,12 @@ def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
 def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
     """Write a CSV row per video; with several heads, the columns of a head end in its name.
 
-    A single-label head has `label`, `predicted`, `probability` and `correct`. A multi-label head has the same
-    but `probability.CLASS` for each class. A head of numbers has `label`, `predicted` and `error`.
+    Videos with groups have a column `group`. A head of classes has `label`, `predicted`, `correct` and
+    `probability.CLASS` for each class, with one label also the `probability` of the predicted class. A head
+    of numbers has `label`, `predicted` and `error`.
     """
     columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
+    columns += [("group", predictions.groups)] if predictions.groups else []
     for name, part in predictions.by_head().items():
         suffix = f".{name}" if name else ""
         columns += [(f"{title}{suffix}", texts) for title, texts in _columns(part, classes)]
@@ -145,7 +147,7 @@ def _columns(predictions: HeadPredictions, classes: Classes) -> list[tuple[str, 
         for title, rows in zip(("label", "predicted"), flags, strict=True)
     ]
     correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
-    if predictions.task == MULTI_LABEL:
-        columns = [(f"probability.{classes.name(c)}", column) for c, column in enumerate(means.T)]
-        return [*named, correct, *((title, [f"{x:.6f}" for x in column]) for title, column in columns)]
-    return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]
+    columns = [(f"probability.{classes.name(c)}", column) for c, column in enumerate(means.T)]
+    if predictions.task != MULTI_LABEL:
+        named.append(("probability", [f"{x:.6f}" for x in means.max(axis=1)]))
+    return [*named, correct, *((title, [f"{x:.6f}" for x in column]) for title, column in columns)]

@@ -14,10 +14,8 @@ import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, Head
 from everest.lists.labels import Label
-from everest.metrics.head_metrics import HEAD_METRICS, compute_metrics
-from everest.metrics.intervals import VideoCounts, bootstrap, limit_interval
-from everest.metrics.names import METRICS
-from everest.metrics.predictions import HeadPredictions, Predictions
+from everest.metrics.head_metrics import compute_metrics
+from everest.metrics.predictions import Predictions
 from everest.probes.classifiers import Labels
 from everest.probes.linear import compute_losses
 from everest.system.types import Floats
@@ -163,24 +161,3 @@ def _measure(outputs: Floats, labels: Labels, head: Head, metric: str) -> float 
         heads=(head,),
     )
     return compute_metrics(predictions)[metric]
-
-
-def estimate_difference(
-    first: HeadPredictions, second: HeadPredictions, groups: Sequence[str]
-) -> list[float] | None:
-    """The 95 % interval, over groups, of how far the first model is above the second in the metric of a task.
-
-    The difference of percentages is in points. None if there is no interval.
-    """
-    metric = METRIC_OF_TASK[first.task]
-    scale = 100 if METRICS[metric].is_percent else 1
-    metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
-
-    def difference(counts: VideoCounts) -> dict[str, float]:
-        above, below = (values(counts)[metric] for values in metrics)
-        return {"": scale * (above - below)}
-
-    ends = bootstrap(difference, groups, fractions=False)[""]
-    if any(map(np.isnan, ends)):
-        return None
-    return [round(end, 4) for end in limit_interval(metric, ends, is_difference=True)]

@@ -23,6 +23,7 @@ from everest.inference.opened_model import OpenedModel
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
+from everest.metrics.difference import estimate_difference
 from everest.metrics.head_metrics import class_tests, compute_metrics, find_chance
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import Predictions, write_predictions
@@ -31,7 +32,7 @@ from everest.system.events import heading, ignore_event
 from everest.system.files import IN_USE_FIX
 from everest_workflows.project.alarms import draw_precision_recall, find_clip_seconds, measure_alarms
 from everest_workflows.project.candidates import MEAN, Candidate
-from everest_workflows.project.choice import BestCandidate, estimate_difference
+from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.comparison import Comparison
 from everest_workflows.project.feature_kinds import IMAGES
 from everest_workflows.project.request import REPORT, write_document

@@ -14,6 +14,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.config.recipe import load_recipe
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
+from everest.metrics.difference import estimate_difference
 from everest.metrics.predictions import HeadPredictions
 from everest.probes.linear import STRENGTHS, compute_losses, cross_predict, fit_linear, make_group_splits
 from everest.system.run_folder import WEIGHTS_FILE
@@ -26,7 +27,7 @@ from everest_workflows.project.candidates import (
     make_network_candidate,
     measure_clip_seconds,
 )
-from everest_workflows.project.choice import BestCandidate, choose, estimate_difference
+from everest_workflows.project.choice import BestCandidate, choose
 from everest_workflows.project.feature_kinds import (
     FEATURES,
     FROZEN,

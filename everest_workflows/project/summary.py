@@ -187,7 +187,7 @@ def make_summary(title: str, result: MeasuredTest, **texts: Any) -> Summary:
     sections = []
     if result.alarms:
         titles, rows = alarm_table(result)
-        text, figure = describe_alarms(result), result.alarm_figure
+        text, figure = describe_alarms(result).replace("alarms", "Alarms", 1), result.alarm_figure
         sections = [Section(heading="Alarms", lines=[text], titles=titles, rows=rows, figure=figure)]
         source = "the tests of all folds" if result.folds else "groups of the training and validation lists"
         details["Alarms"] = [

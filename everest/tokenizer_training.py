@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
-import timm
 import torch
 from torch import nn
 
@@ -78,6 +77,8 @@ def load_perceptual_network(weights: str | None) -> nn.Module:
     Args:
         weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
     """
+    import timm  # here: it takes seconds
+
     network = timm.create_model(PERCEPTUAL_NETWORK)
     try:
         path = locate_checkpoint(PERCEPTUAL_WEIGHTS if weights is None else weights, notify=warn_on_main)

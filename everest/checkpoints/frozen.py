@@ -20,6 +20,7 @@ from everest.models.classifier import EncoderSpec, VideoEncoder
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.spec import FrozenNetworks, Transformer, teacher_spec
+from everest.system.private_apis import never_compile
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
@@ -105,7 +106,7 @@ class FrozenEncoder:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # the model's weight average shares it
 
-    @torch.compiler.disable()
+    @never_compile
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
         """Encode all tokens of clips (B, C, T, H, W), bytes or normalized by `pixels`: (B, N, D)."""

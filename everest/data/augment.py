@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
 from everest.data.crops import Box, Size
@@ -102,6 +101,8 @@ class RandAugment:
 
 def apply_operations(frame: Image.Image, operations: list[tuple[str, Argument]]) -> Image.Image:
     """Apply drawn operations to one frame."""
+    from timm.data.auto_augment import NAME_TO_OP  # imported here: timm takes seconds and 200 MB
+
     for name, argument in operations:
         if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
             frame = Image.new(frame.mode, frame.size)

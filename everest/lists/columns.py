@@ -138,13 +138,22 @@ def _split_into_fields(file: Location, lines: Sequence[tuple[int, str]]) -> list
     if ";" in lines[0][1]:
         (names,) = _parse(file, lines[:1], *_SHEET_SEPARATOR)
         separators = (_SHEET_SEPARATOR,) if len(names) > 1 and is_header(names) else _SEPARATORS
-    parses = [_parse(file, lines, separator, ends) for separator, ends in separators]
-    even = [rows for rows in parses if len(set(map(len, rows))) == 1]
-    wide = [rows for rows in even if len(rows[0]) > 1]
-    # Paths may contain commas: prefer a separator whose last field is a number.
-    numbered = [rows for rows in wide if rows[-1][-1].isdigit()]
-    uneven = [rows for rows in parses if any(len(fields) > 1 for fields in rows)]
-    return next(iter(numbered + wide + uneven + parses))
+    by_rank: dict[
+        int, list[list[str]]
+    ] = {}  # the first rows of each rank: all together would fill the memory
+    for separator, ends in separators:
+        rows = _parse(file, lines, separator, ends)
+        lengths = set(map(len, rows))
+        if lengths == {1}:
+            rank = 3
+        elif len(lengths) > 1:
+            rank = 2
+        else:  # paths may contain commas: prefer a separator whose last field is a number
+            rank = 0 if rows[-1][-1].isdigit() else 1
+        by_rank.setdefault(rank, rows)
+        if rank == 0:
+            break
+    return by_rank[min(by_rank)]
 
 
 def _parse(

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.preprocessing import normalize
-from timm.layers.attention_pool import AttentionPoolLatent
 from torch import nn
 
 from everest.config.heads import MULTI_LABEL, Head
@@ -141,6 +140,8 @@ def attentive(
         heads: number of attention heads, as in the encoder.
         seed: seeds the initial weights and the order of the videos.
     """
+    from timm.layers.attention_pool import AttentionPoolLatent  # here: timm takes seconds to import
+
     values = labels if head.task == MULTI_LABEL else labels[:, None]  # (N, L)
     if head.task == "regression":
         values = (values - head.mean) / head.std

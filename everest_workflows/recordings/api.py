@@ -31,7 +31,8 @@ def timeline(
     Args:
         window: seconds; None: those that `everest train` chose, with its step unless `step` is given, or for
             another model the length of a clip at the model's stride.
-        step: seconds from the start of one window to the start of the next; None: `window`.
+        step: seconds from the start of one window to the start of the next; None: `window`. If clips span
+            their window, as with image weights, it is rounded to a multiple of the time between their frames.
         batch: windows in one forward pass. For the other arguments see `predict`.
     Returns:
         `videos`, each with `starts` and `ends` in seconds, (W,), and `outputs`, (W, outputs of all heads).

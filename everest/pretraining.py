@@ -30,7 +30,9 @@ PRETRAINING_FOLDER: Final = FolderRules(frozen=FROZEN_KEYS, inner=(TOKENIZER_FOL
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
     init_weights = context.read_init_weights()  # first: reading the data may take minutes
-    spec = pretrain_spec(recipe, find_frozen(recipe))
+    spec = pretrain_spec(
+        recipe, find_frozen(recipe, init=None if init_weights is None else init_weights.named.file)
+    )
     if init_weights is not None:
         spec = init_weights.adapted(spec)
     dataset = _make_dataset(recipe, spec.noise_layout, context)
@@ -59,7 +61,7 @@ def _make_dataset(recipe: Recipe, noise: NoiseLayout, context: RunContext) -> Cl
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
-    """The loss of a batch of clips on the device; `model` is a `MaskedAutoencoder` or a `ViewModel`."""
+    """The loss of a batch of clips on the device; `model` is a pre-training model."""
     frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
     inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
     return model(frames, noise=batch.noise.flatten(0, 1), **inputs)

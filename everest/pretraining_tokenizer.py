@@ -15,6 +15,7 @@ from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
 from everest.engine.context import run_context
 from everest.errors import RecipeError
+from everest.methods.targets import START
 from everest.pretraining import PRETRAINING_FOLDER, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Emit, ignore_event, notice
@@ -41,6 +42,9 @@ def with_frozen_networks(
     Returns:
         The recipe, and the options with the run folder that has the recipe's own tokenizer.
     """
+    if recipe.pretrain.teacher == START and options.init is None:
+        text = "the run starts from no weights, whose features it would learn"
+        raise RecipeError(f"pretrain.target.teacher=start: {text}; name some with --init")
     if recipe.pretrain.needs_tokenizer:
         named = tokenizer_settings(recipe).checkpoint
         if named is None and recipe.pretrain.cache is None and train is not None:

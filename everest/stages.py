@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-from everest.config.recipe import dump_recipe, recipe_for_run
+from everest.checkpoints.init import recipe_for_init
+from everest.config.recipe import dump_recipe
 from everest.config.run_options import RunOptions, RunStage, StageOptions
 from everest.config.settings import Recipe
 from everest.config.values import StageName
@@ -236,5 +237,12 @@ def _train_stage(
     given = StageOptions(**options)
     init = None if init == "none" else init
     run_options = RunOptions.of(given, stage=stage, recipe_file=str(recipe), init=init, **added)
-    settings = recipe_for_run(recipe, data=given.data, overrides=given.overrides)
+    settings = recipe_for_init(
+        str(recipe),
+        init,
+        data=given.data,
+        overrides=given.overrides,
+        output=run_options.output,
+        overwrite=given.overwrite,
+    )
     return run_stage(settings, run_options, emit).path

@@ -43,18 +43,25 @@ def _train(
     decoder: DecoderStart | None = None,
 ) -> Path | None:
     """Train a stage in each process; print and return the run folder, or None for a dry run."""
-    from everest.config.recipe import recipe_for_run
+    from everest.checkpoints.init import recipe_for_init
 
     resumes_folder = options.resume not in ("auto", "never")
     problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
     refuse({problem: resumes_folder and (options.output or options.overwrite)})
     output = Path(options.resume) if resumes_folder else options.output
-    recipe = recipe_for_run(recipe_file, data=options.data, overrides=options.overrides)
     if not init:
         raise RecipeError(
             "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
             "timm:NAME=FILE, or `none` to train from scratch"
         )
+    recipe = recipe_for_init(
+        recipe_file,
+        None if init == "none" else init,
+        data=options.data,
+        overrides=options.overrides,
+        output=output,
+        overwrite=options.overwrite,
+    )
     check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
     on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
@@ -120,10 +127,11 @@ def pretrain(
     folder = _train("pretrain", recipe, options, init=init, decoder=decoder)
     if folder is None or not is_main():
         return
-    words = ["everest", "finetune", "--recipe", recipe, "--init", str(folder)]
-    words += ["--output", f"{folder}-finetune"]
-    words += [] if options.data is None else ["--data", options.data]
-    for text in options.overrides or []:
+    from_images = init.startswith("timm:")  # the recipe of the run has their encoder
+    words = ["everest", "finetune", "--recipe", str(folder / "recipe.yaml") if from_images else recipe]
+    words += ["--init", str(folder), "--output", f"{folder}-finetune"]
+    words += [] if options.data is None or from_images else ["--data", options.data]
+    for text in [] if from_images else options.overrides or []:
         words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
     hint(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 

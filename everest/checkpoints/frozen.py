@@ -15,11 +15,12 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.methods.targets import FeatureTargets, TeacherUse
+from everest.methods.targets import START, FeatureTargets, TeacherUse
 from everest.models.classifier import EncoderSpec, VideoEncoder
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec
-from everest.models.spec import FrozenNetworks, Transformer, teacher_spec
+from everest.models.spec import FrozenNetworks, Transformer, encoder_spec, teacher_spec
+from everest.models.student import StudentSpec
 from everest.system.private_apis import never_compile
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
@@ -39,7 +40,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if section.objective == "views":
         return recipe
     target = section.target
-    if isinstance(target, FeatureTargets):
+    if isinstance(target, FeatureTargets) and section.has_decoder:
         on_hub = target.teacher.startswith(PREFIXES)
         teacher = absolute_name(target.teacher) if on_hub else str(find_weights(target.teacher).resolve())
         target = replace(target, teacher=teacher)
@@ -53,10 +54,14 @@ def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
     return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
-def find_frozen(recipe: Recipe) -> FrozenNetworks:
+def find_frozen(recipe: Recipe, *, init: str | None = None) -> FrozenNetworks:
     """Find the tokenizer and the teacher of a recipe.
 
     If the recipe has a token cache, the tokenizer is read from the index of the cache.
+
+    Args:
+        init: the weights that the run starts from, of a teacher that is this start. None: a new encoder of
+            the recipe stands for it, of which cost and time can be told.
     """
     section, tokenizer = recipe.pretrain, None
     if section.needs_tokenizer and section.cache is not None:
@@ -72,16 +77,23 @@ def find_frozen(recipe: Recipe) -> FrozenNetworks:
             )
     elif section.needs_tokenizer:
         tokenizer = tokenizer_use(recipe)
-    teacher = None if section.teacher is None else _read_teacher(recipe)[0]
+    teacher, name = None, init if section.teacher == START else section.teacher
+    if name is not None:
+        teacher = _read_teacher(recipe, name)[0]
+    elif section.teacher == START:
+        own = encoder_spec(recipe)
+        spec = teacher_spec(recipe, replace(own, model=replace(own.model, attention="slice")), name=START)
+        width = spec.model.backbone_size.width
+        teacher = TeacherUse(name=START, sha256="", width=width, settings=spec.dump())
     return FrozenNetworks(tokenizer=tokenizer, teacher=teacher)
 
 
 def build_with_teacher(spec: ModelSpec, recipe: Recipe) -> Transformer:
     """A new model, which learns from the recipe's teacher if its targets are features."""
-    if not isinstance(spec, AutoencoderSpec) or spec.teacher is None:
+    if not isinstance(spec, AutoencoderSpec | StudentSpec) or spec.teacher is None:
         return spec.build()
     with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
-        teacher = open_teacher(recipe)
+        teacher = open_teacher(recipe, spec.teacher.name)
     return spec.build(teacher)
 
 
@@ -127,22 +139,25 @@ class FrozenEncoder:
         return features.unflatten(0, (len(frames), -1)).flatten(1, 2)
 
 
-def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU."""
+def open_teacher(recipe: Recipe, name: str) -> FrozenEncoder:
+    """Open a teacher of a recipe's model, on the CPU; for `start`, a new encoder stands for it."""
     from everest.checkpoints.load import build_model  # here: most runs have no teacher
 
-    use, spec, weights = _read_teacher(recipe)
+    if name == START:
+        teacher = find_frozen(recipe).teacher
+        assert teacher is not None
+        settings = EncoderSpec.from_settings(teacher.settings, source=Path(name))
+        return FrozenEncoder(settings.build(), recipe.data.pixels)
+    use, spec, weights = _read_teacher(recipe, name)
     encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
     return FrozenEncoder(encoder, recipe.data.pixels)
 
 
-def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, EncoderSpec, Weights]:
-    """The teacher of a recipe, its spec, and the weights of its encoder alone."""
+def _read_teacher(recipe: Recipe, name: str) -> tuple[TeacherUse, EncoderSpec, Weights]:
+    """A teacher of a recipe's model, its spec, and the weights of its encoder alone."""
     from everest.checkpoints.load import open_encoder
 
-    name = recipe.pretrain.teacher
-    assert name is not None
     weights, saved = open_encoder(name)
     tensors = {key: tensor for key, tensor in weights.tensors.items() if key.startswith("encoder.")}
     spec = teacher_spec(recipe, saved, name=name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
+from everest.config.recipe import load_recipe, recipe_for_run
+from everest.config.settings import Recipe
 from everest.converters.foreign_checkpoint import find_everest_file
 from everest.errors import CheckpointError, OptionError, shorten
 from everest.models.clip_spec import ModelSpec
@@ -34,12 +36,46 @@ from everest.system.weights_header import read_header
 
 Tensors = dict[str, Tensor]  # by parameter name
 LAST_NORM: Final = "encoder.norm."  # the norm after the blocks; some encoders lack it
+SIZE_SETTINGS: Final = ("backbone", "width", "depth", "heads", "mlp_width", "tubelet", "positions")
 DECODER_TENSORS: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 # Encoder settings that must equal those of the weights. `attention` may differ: both kinds use the same
 # weights, and joint attention relates time indices that image weights see separately.
 ENCODER_SETTINGS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
+
+
+def recipe_for_init(
+    recipe_file: str,
+    init: str | Path | None,
+    *,
+    data: str | None,
+    overrides: Sequence[str] | None,
+    output: Path | None,
+    overwrite: bool,
+) -> Recipe:
+    """Read a recipe with the changes of a run (`recipe_for_run`) and, from image weights, with their encoder.
+
+    The recipe of other weights has their encoder, but image weights have none. Attention and decoder stay as
+    in the recipe, and frames are cut to whole patches; `overrides` win.
+
+    Args:
+        init: the weights that the run starts from; None: from scratch.
+        output, overwrite: see `find_init`; a resumed run needs no weights.
+    """
+    changes = [*(overrides or ())]
+    if init is not None and is_timm_name(name := absolute_name(init)):
+        resumed = None if output is None or overwrite else RunFolder(output)
+        found = find_init(name, output=output, overwrite=overwrite)
+        model = read_init(found, resumed=resumed).saved.model
+        size = load_recipe(recipe_file, overrides=changes, consistent=False).data.frame_size
+        patches = [
+            step * max(1, round(side / step)) for side, step in zip(size, model.tubelet[1:], strict=True)
+        ]
+        own = {f"model.{key}": getattr(model, key) for key in (*SIZE_SETTINGS, *ENCODER_SETTINGS)}
+        own |= {} if patches == [*size] else {"data.size": patches}
+        changes = [*(f"{key}={as_yaml(value)}" for key, value in own.items()), *changes]
+    return recipe_for_run(recipe_file, data=data, overrides=changes)
 
 
 def find_init(

@@ -38,6 +38,7 @@ from everest.models.classifier import EncoderSpec, VideoClassifier
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.cost import count_tokens
 from everest.models.mae import AutoencoderSpec
+from everest.models.student import StudentSpec
 from everest.models.view_model import ViewSpec
 from everest.system.files import write_text
 from everest.system.run_folder import WEIGHTS_FILE
@@ -163,7 +164,7 @@ def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
         for key in keys
     }
     obstacles |= {
-        "an encoder alone": isinstance(spec, (EncoderSpec, ViewSpec)),
+        "an encoder alone": isinstance(spec, (EncoderSpec, StudentSpec, ViewSpec)),
         "pretrain.camera_motion": isinstance(spec, PretrainSpec) and spec.camera > 0,
         "data.channels=1": spec.channels == 1,
         f"model.pooling={model.pooling}": bool(spec.heads) and model.pooling not in ("mean", "first"),

@@ -105,6 +105,8 @@ def _target_contradictions(recipe: Recipe, section: AutoencoderSettings) -> Iter
     if draws and not isinstance(strategy, TopK):
         text = f"above 1 it counts tokens by importance, which {strategy.strategy} does not measure"
         yield "pretrain.frame_selection.alpha", text
+    if draws and not section.has_decoder:
+        yield "pretrain.frame_selection.alpha", "must be 1 with pretrain.target.teacher=start"
     if section.cache is None:
         return
     key = "pretrain.target.cache"
@@ -177,10 +179,14 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"
                 yield key, f"{verb} none of {grid.num_tokens} tokens; {fix}"
-            if isinstance(section, AutoencoderSettings) and (not target or visible == grid.num_tokens):
+            has_decoder = isinstance(section, AutoencoderSettings) and section.has_decoder
+            if has_decoder and (not target or visible == grid.num_tokens):
                 fix = "set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"
+            if isinstance(section, AutoencoderSettings) and not has_decoder and target:
+                text = "hides tokens, and pretrain.target.teacher=start compares the encoded ones"
+                yield key, f"{text}; set visible_ratio to null, or another strategy"
             if stage == "finetune" and target:
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
                 yield f"{key}.{'strategy' if strategy.is_external else 'visible_ratio'}", text

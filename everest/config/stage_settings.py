@@ -23,7 +23,7 @@ from everest.methods.strategies import (
     Sampled,
     ShippedStrategy,
 )
-from everest.methods.targets import AnyTarget, FeatureTargets, PixelTargets, ShippedTarget
+from everest.methods.targets import START, AnyTarget, FeatureTargets, PixelTargets, ShippedTarget
 from everest.system.weights_header import ClipSettings
 
 BestMetric = Annotated[
@@ -150,6 +150,11 @@ class AutoencoderSettings(CommonPretrainSettings):
         return self.target.cache
 
     @property
+    def has_decoder(self) -> bool:
+        """Whether hidden tokens are predicted; otherwise the features of the encoded ones."""
+        return self.teacher != START
+
+    @property
     def needs_tokenizer(self) -> bool:
         """Whether a tokenizer scores the tokens or gives the targets."""
         return self.selection.needs_tokenizer or self.target.needs_tokenizer
@@ -166,6 +171,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
     views: ViewsSettings = field(default_factory=ViewsSettings)
     one_micro_batch: ClassVar[bool] = True
     frame_selection: ClassVar[FrameSelectionSettings] = FrameSelectionSettings()  # all frames
+    has_decoder: ClassVar[bool] = False
     teacher: ClassVar[None] = None
     cache: ClassVar[None] = None
     needs_tokenizer: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ __all__ = [  # the public names of everest.targets
 
 Tubelet = tuple[int, int, int]  # frames, rows, columns
 CodeSpace = Literal["values", "soft", "codes"]
+START: Final = "start"  # as the name of a teacher: the frozen weights that the run began from
 Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 
 
@@ -253,11 +254,13 @@ class FeatureTargets(Target):
     """Predict the features that a frozen teacher gives the target tokens.
 
     The teacher does not change, so the targets cannot collapse, and losses of different steps can be compared
-    (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
+    (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025). With `start`
+    there is no decoder, and the encoded tokens are compared (everest.models.student).
     """
 
     kind: Literal["features"] = "features"
-    teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
+    # A run folder, a .safetensors file, hf:NAME, timm:NAME, or `start`: the weights of --init.
+    teacher: Annotated[str, Field(min_length=1)]
     layers: Literal["last"] = "last"  # its output, after its last norm
 
     def make(self, tubelet: Tubelet, pixels: PixelStatistics, frozen: Any = None) -> FeatureModule:

@@ -98,11 +98,9 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
     None if a training step runs neither. They are not included in the model's own count.
     """
-    if not isinstance(spec, AutoencoderSpec):
-        return None
-    if teacher := spec.teacher_in_step:
+    if isinstance(spec, PretrainSpec) and (teacher := spec.teacher_in_step):
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
-    if spec.tokenizer_in_step is None:
+    if not isinstance(spec, AutoencoderSpec) or spec.tokenizer_in_step is None:
         return None
     clip = torch.empty(1, spec.channels, spec.frames, *spec.size, device="meta")
     with torch.device("meta"):
@@ -129,7 +127,7 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     selection = strategy(spec.grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.predicted.size(1)
     counted = int(selection.loss_mask().sum())
-    if isinstance(spec, ViewSpec):  # without a decoder, nothing is predicted
+    if isinstance(spec, ViewSpec):  # no tokens are predicted
         target = counted = 0
     if visible == 0 or (isinstance(spec, AutoencoderSpec) and counted == 0):
         purpose = "encode" if visible == 0 else "predict"

@@ -23,10 +23,11 @@ from everest.methods.selection import Strategy
 from everest.methods.targets import mean_squared_error
 from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
-from everest.models.clip_spec import ModelSpec
+from everest.models.clip_spec import ModelSpec, PretrainSpec
 from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import Transformer
+from everest.models.student import Student
 from everest.system.compute import peak_bytes
 from everest.tokenizer.spec import TokenizerSpec
 
@@ -64,7 +65,7 @@ def training_bytes(
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
     else:
         taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
-        teacher = spec.teacher_in_step if isinstance(spec, AutoencoderSpec) else None
+        teacher = spec.teacher_in_step if isinstance(spec, PretrainSpec) else None
         if teacher is not None:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * bytes_per_clip(teacher, bytes_per_value, trains=False)
     _training_bytes[key] = taken
@@ -110,11 +111,9 @@ def frozen_bytes(spec: ModelSpec) -> int:
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
     model saves for the backward pass is alive. 0 if a step runs neither.
     """
-    if not isinstance(spec, AutoencoderSpec):
-        return 0
-    if teacher := spec.teacher_in_step:
+    if isinstance(spec, PretrainSpec) and (teacher := spec.teacher_in_step):
         return WEIGHT_BYTES * count_weights(teacher).total
-    if spec.tokenizer_in_step is None:
+    if not isinstance(spec, AutoencoderSpec) or spec.tokenizer_in_step is None:
         return 0
     model = model_on_meta(spec)
     assert isinstance(model, MaskedAutoencoder)
@@ -193,8 +192,10 @@ def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transform
 
 def run_on_meta(model: Transformer, frames: Tensor, noise: Tensor) -> object:
     """Run a model without the values and the loss of its target, which may need numbers."""
-    if not isinstance(model, MaskedAutoencoder):
+    if not isinstance(model, MaskedAutoencoder | Student):
         return model(frames, noise=noise)
-    model.targets.loss = mean_squared_error
-    values = frames.new_empty(1, 1, model.targets.width, dtype=torch.float32)  # (1, 1, P)
+    width = model.encoder.width
+    if isinstance(model, MaskedAutoencoder):
+        model.targets.loss, width = mean_squared_error, model.targets.width
+    values = frames.new_empty(1, 1, width, dtype=torch.float32)  # (1, 1, P)
     return model(frames, noise=noise, values=values.expand(len(frames), model.encoder.grid.num_tokens, -1))

@@ -12,12 +12,13 @@ from everest.config.stage_settings import AutoencoderSettings
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
-from everest.methods.targets import TeacherUse
+from everest.methods.targets import START, FeatureTargets, TeacherUse
 from everest.models.base import PretrainingModel
 from everest.models.classifier import ClassifierSpec, EncoderSpec, VideoClassifier, VideoEncoder
 from everest.models.clip_spec import ModelSpec, PretrainSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.positions import INTERPOLATED
+from everest.models.student import StudentSpec
 from everest.models.view_model import ViewSpec
 from everest.models.vit import Architecture
 from everest.system.weights_header import require_transformer
@@ -30,8 +31,10 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
     """Read the values that `ModelSpec.dump` returns, from the file `source`."""
     kind = str(settings.get("kind"))
     require_transformer(kind, source=source)
-    # Two specifications have the kind `pretrain`; only ViewSpec has the key `views`.
-    of_pretraining = ViewSpec if "views" in settings else AutoencoderSpec
+    # Three specifications have the kind `pretrain`.
+    of_pretraining: type[PretrainSpec] = ViewSpec if "views" in settings else AutoencoderSpec
+    if (settings.get("target") or {}).get("teacher") == START:
+        of_pretraining = StudentSpec
     by_kind = {"encoder": EncoderSpec, "classifier": ClassifierSpec}
     return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
 
@@ -52,6 +55,10 @@ def pretrain_spec(recipe: Recipe, frozen: FrozenNetworks = NO_NETWORKS) -> Pretr
     shared = {"selection": section.selection, "camera": section.camera_motion, **vars(_architecture(recipe))}
     if not isinstance(section, AutoencoderSettings):
         return ViewSpec(**shared, views=section.views)
+    if not section.has_decoder:
+        assert isinstance(section.target, FeatureTargets)
+        assert frozen.teacher is not None
+        return StudentSpec(**shared, target=section.target, teacher=frozen.teacher)
     return AutoencoderSpec(
         **shared,
         target=section.target,

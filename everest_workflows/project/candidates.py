@@ -55,7 +55,7 @@ from everest.system.events import Emit, ignore_event
 from everest.system.parts import open_parts
 from everest.system.types import Floats
 from everest.video.reader import video_info
-from everest_workflows.project.feature_kinds import FEATURES, LINEAR, SIZE_RATE, LinearModule
+from everest_workflows.project.feature_kinds import FEATURES, LINEAR, SIZE_RATE, LinearModule, Starts
 from everest_workflows.project.result import NETWORK
 
 MEAN: Final = "mean"  # the mean of two candidates
@@ -121,7 +121,7 @@ def fill_table(
     folder: Path,
     recipe: Recipe,
     classes: Classes,
-    init: str | None,
+    starts: Starts,
     samples: Sequence[Sample],
     emit: Emit,
 ) -> Iterator[FeatureTable]:
@@ -129,7 +129,7 @@ def fill_table(
 
     The folder keeps them until the block ends, so that a killed call continues where it was.
     """
-    made = {name: kind.make(recipe, classes, init) for name, kind in FEATURES.items()}
+    made = {name: kind.make(recipe, classes, starts) for name, kind in FEATURES.items()}
     modules = {name: module for name, module in made.items() if module is not None}
     device = _choose_device()
     for module in modules.values():
@@ -175,7 +175,7 @@ def measure_clip_seconds(recipe: Recipe, classes: Classes) -> float:
     New weights stand for those that the project starts from.
     """
     device = _choose_device()
-    made = [kind.make(recipe, classes, None) for kind in FEATURES.values()]
+    made = [kind.make(recipe, classes, Starts()) for kind in FEATURES.values()]
     modules = [module.to(device).eval() for module in made if module is not None]
     data = recipe.data
     clips = torch.zeros(1, data.channels, data.frames, *data.frame_size, dtype=torch.uint8, device=device)

@@ -42,6 +42,7 @@ from everest_workflows.project.candidates import (
     make_network_candidate,
 )
 from everest_workflows.project.choice import BestCandidate, average, choose
+from everest_workflows.project.feature_kinds import LINEAR, Starts
 from everest_workflows.project.request import FEATURES_FOLDER, Project
 from everest_workflows.project.result import SELECTED, TestOutputs
 from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER
@@ -54,7 +55,7 @@ class Comparison:
     project: Project
     folder: Path  # of the project
     output: Path  # of the results: the folder of the project, or of the fold
-    init: str | None  # weights that all candidates with an encoder start from
+    starts: Starts  # weights that the candidates with an encoder start from
     emit: Emit
     fold: Mapping[str, str] | None = None  # the lists of a fold, by their keys; None: those of the recipe
 
@@ -97,7 +98,7 @@ class Comparison:
         return stage(
             self.folder / RECIPE_FILE,
             output=output,
-            init=self.init,
+            init=self.starts.init,
             overrides=self.overrides,
             overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
             emit=self.emit,
@@ -108,7 +109,7 @@ class Comparison:
         self.emit(heading("features of the linear candidates"))
         samples = {each.video_id: each for listed in self.samples.values() for each in listed}
         folder, all_samples = self.folder / FEATURES_FOLDER, list(samples.values())
-        return fill_table(folder, self.recipe, self.classes, self.init, all_samples, self.emit)
+        return fill_table(folder, self.recipe, self.classes, self.starts, all_samples, self.emit)
 
     def compare(self, table: FeatureTable) -> tuple[Classifier, list[Candidate], BestCandidate]:
         """Train the candidates on the training list; returns the model of the best by the validation list.
@@ -181,9 +182,11 @@ class Comparison:
         if not any(each.reads_views for each in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         model.recipe, model.class_names = recipe, self.classes.names
+        kinds = {kind for name in choice.members for kind in LINEAR.get(name, ())}
+        init = self.starts.adapted if "adapted" in kinds else self.starts.init
         origin = None
-        if self.init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
-            origin = read_init(find_init(self.init, output=None, overwrite=False), resumed=None).origin
+        if init is not None and any(isinstance(part, ModelSpec) for part in model.spec.parts.values()):
+            origin = read_init(find_init(init, output=None, overwrite=False), resumed=None).origin
         model.eval()
         model.file = save_classifier(
             self.output / MODEL_FOLDER, model, recipe, class_names=model.class_names, origin=origin

@@ -28,6 +28,7 @@ from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural, time_text
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
 from everest_workflows.annotations.records import left_out_rows, left_out_text
+from everest_workflows.project.adaptation import measure_adaptation
 from everest_workflows.project.alarms import find_clip_seconds
 from everest_workflows.project.candidates import measure_clip_seconds
 from everest_workflows.project.lists import STEP, check_copies, make_lists
@@ -38,7 +39,7 @@ from everest_workflows.recordings.alarms import check_normal
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED
 from everest_workflows.suggest.model_size import NETWORK_FRACTION, fit_latency
 from everest_workflows.suggest.rules import find_device
-from everest_workflows.suggest.suggestion import Suggestion, suggest_recipe
+from everest_workflows.suggest.suggestion import StageTime, Suggestion, suggest_recipe
 
 NEW_LISTS: Final = f".{LISTS}{PART_SUFFIX}"  # the folder of lists until the plan is made
 PLANNED_FRACTION: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
@@ -70,7 +71,7 @@ def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     suggestion = suggest_recipe(
         lists.section,
         find_device(),
-        purpose="scratch" if request.unlabeled is None else "finetune",
+        purpose="finetune" if request.compares_views else "scratch",
         output=folder / RECIPE_FILE,
         overrides=request.overrides,
         start=start,
@@ -82,22 +83,30 @@ def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
         check_normal(classes, request.normal)
         find_clip_seconds(lists.window, suggestion.recipe.data)
     sizes = {key: len(source.samples) for key, source in sources.items()}
-    trains_network = request.trains_network
-    if trains_network or request.unlabeled is not None:
+    trains_network, adaptation = request.trains_network, None
+    if request.adapts:
+        assert request.init is not None
+        recipe, on_cpu = suggestion.recipe, suggestion.device == "cpu"
+        adaptation = measure_adaptation(recipe, request.init, request.overrides, on_cpu=on_cpu)
+    adapting = 0 if adaptation is None else adaptation.seconds or 0
+    if trains_network or request.compares_views:
         suggestion = suggestion.timed()
         if request.hours is not None:
-            shortened = _fit_to_hours(request.hours, suggestion, sizes, lists)
+            shortened = _fit_to_hours(request.hours - adapting / 3600, suggestion, sizes, lists)
             if few := _find_few_steps(suggestion, shortened):
-                trains_network = request.model == NETWORK or request.unlabeled is not None
+                trains_network = request.model == NETWORK or request.compares_views
                 result = "a model hardly learns" if trains_network else "no network is trained"
                 emit(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
             suggestion = shortened
-    if trains_network or request.unlabeled is not None:
-        seconds = _estimate_seconds(suggestion, sizes, lists)
+    if trains_network or request.compares_views:
+        seconds, checks = _estimate_seconds(suggestion, sizes, lists)
     else:
-        seconds = _estimate_linear_seconds(suggestion.recipe, classes, sizes, lists), 0.0
+        seconds, checks = _estimate_linear_seconds(suggestion.recipe, classes, sizes, lists), 0.0
     warnings = list(_list_warnings(lists, sources))
-    document = _make_document(lists, suggestion, sources, classes, request, seconds, trains_network)
+    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
+    times = times if adaptation is None else [adaptation, *times]
+    total = (seconds + adapting, checks)
+    document = _make_document(lists, suggestion, sources, classes, request, times, total, trains_network)
     document |= {"warnings": warnings}
     document["lines"] += [f"warning: {text}" for text in warnings]
     return Plan(lists=replace(lists, warnings=warnings), suggestion=suggestion, document=document)
@@ -197,14 +206,18 @@ def _make_document(
     sources: Mapping[str, SampleList],
     classes: Classes,
     request: Request,
+    times: Sequence[StageTime],
     seconds: tuple[float, float],
     trains_network: bool,
 ) -> dict[str, Any]:
-    """The document of `--json`, with the lines for people; for `seconds` see `_estimate_seconds`."""
+    """The document of `--json`, with the lines for people.
+
+    Args:
+        seconds: of all, and of the validations and tests alone (see `_estimate_seconds`).
+    """
     samples = _join(sources)
     counts, lines = describe_samples(samples, classes, windows=lists.window is not None)
     trainings = 1 + len(lists.folds) if trains_network else 0
-    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
     time = suggestion.network_time if request.trains_network or request.init is not None else None
     lines += _describe_lists(lists, suggestion.recipe.data, sources)
     if not trains_network:
@@ -233,7 +246,7 @@ def _make_document(
         "network_ms": None if time is None else time.alone_ms,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
-        "stages": [time._asdict() for time in times],
+        "stages": [each._asdict() for each in times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
         "lines": [*(f"{key}: {size}" for key, size in sizes.items()), *lines],

@@ -29,7 +29,7 @@ from everest.system.files import (
     refuse_inputs,
     write_text,
 )
-from everest.system.hub import absolute_name
+from everest.system.hub import TIMM_PREFIX, absolute_name
 from everest.system.locks import refuse_running
 from everest.system.moved_folder import PATHS_FILE, moved
 from everest.system.run_folder import ENVIRONMENT_FILE, RECIPE_FILE, WEIGHTS_FILE, RunFolder
@@ -97,8 +97,18 @@ class Request(ProjectOptions):
         """Whether a network is a candidate; from weights on a CPU, which takes hours, only if asked for."""
         if self.model != "auto":
             return self.model == "network"
-        has_time = self.unlabeled is not None or self.hours is not None or torch.cuda.is_available()
-        return self.init is None or has_time
+        has_time = self.hours is not None or torch.cuda.is_available()
+        return self.init is None or self.compares_views or has_time
+
+    @property
+    def adapts(self) -> bool:
+        """Whether image weights are adapted to the unlabeled videos."""
+        return self.unlabeled is not None and (self.init or "").startswith(TIMM_PREFIX)
+
+    @property
+    def compares_views(self) -> bool:
+        """Whether an encoder is pre-trained on the unlabeled videos between views, for all candidates."""
+        return self.unlabeled is not None and not self.adapts
 
     @property
     def whose(self) -> BoutFilter:

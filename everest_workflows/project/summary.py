@@ -97,7 +97,7 @@ def describe_alarms(result: MeasuredTest) -> str:
 
 def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test: MeasuredTest) -> str:
     """What was done and how good it is, in sentences for a publication."""
-    init = "the encoder pre-trained here" if project.request.unlabeled else project.request.init
+    init = "the encoder pre-trained here" if project.request.compares_views else project.request.init
     features = {name: kind.description.format(init=init) for name, kind in FEATURES.items()}
     if recipe.data.frames == 1:
         features["images"] = "an image of 16 x 16 pixels"

@@ -30,8 +30,10 @@ from everest.system.run_folder import RECIPE_FILE
 from everest.system.signals import Stopped
 from everest.system.text import time_text
 from everest_workflows.annotations.formats import recognize_format
+from everest_workflows.project.adaptation import adapt_weights
 from everest_workflows.project.candidates import FeatureTable
 from everest_workflows.project.comparison import Comparison
+from everest_workflows.project.feature_kinds import Starts
 from everest_workflows.project.measure import OUTPUTS, measure_candidates, pool_folds, pool_outputs
 from everest_workflows.project.project_plan import NEW_LISTS, make_plan
 from everest_workflows.project.request import (
@@ -149,11 +151,18 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
         return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
     record_path(folder)
     init = project.request.init
-    comparison = Comparison(project=project, folder=folder, output=folder, init=init, emit=emit)
-    if project.request.unlabeled is not None:
+    starts = Starts(init=init)
+    comparison = Comparison(project=project, folder=folder, output=folder, starts=starts, emit=emit)
+    if project.request.adapts:
+        assert init is not None
+        emit(heading("adapting the weights to the unlabeled videos"))
+        overrides = project.request.overrides
+        adapted = adapt_weights(comparison.recipe, init, overrides, folder / PRETRAIN, emit)
+        comparison = replace(comparison, starts=Starts(init=init, adapted=str(adapted)))
+    elif project.request.compares_views:
         emit(heading("pre-training"))
         pretrained = comparison.train_stage(stages.pretrain, folder / PRETRAIN)
-        comparison = replace(comparison, init=str(pretrained))
+        comparison = replace(comparison, starts=Starts(init=str(pretrained)))
     with comparison.reading_features() as table:
         fold_tests = _train_folds(comparison, table)
         if fold_tests:

@@ -45,7 +45,9 @@ def taught(recipe: Path, teacher: Path, *overrides: str) -> Recipe:
 def test_the_targets_are_the_features_of_the_teachers_tokens(recipe: Path, teacher: Path):
     frames = torch.randint(256, (2, 3, 4, 32, 32), dtype=torch.uint8)
     ids = torch.tensor([[0, 5, 31], [7, 8, 9]])
-    targets = FeatureTargets(teacher="a").make((2, 8, 8), IMAGENET, open_teacher(taught(recipe, teacher)))
+    targets = FeatureTargets(teacher="a").make(
+        (2, 8, 8), IMAGENET, open_teacher(taught(recipe, teacher), str(teacher))
+    )
     model = open_model(teacher).transformer
     every = torch.arange(32).expand(2, -1)
     with torch.no_grad():
@@ -70,7 +72,7 @@ def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp
     image = image_model(img_size=64, patch_size=16)
     weights_of(image).save(tmp_path / "image.safetensors")
     settings = taught(recipe, tmp_path / "image.safetensors", f"data.channels={channels}")
-    teacher = open_teacher(settings)
+    teacher = open_teacher(settings, str(tmp_path / "image.safetensors"))
     still = images()[:, :channels]
     clips = still.unsqueeze(2).expand(-1, -1, 4, -1, -1)  # (B, C, T, H, W)
     large = F.interpolate(still.expand(-1, 3, -1, -1) / 255, (64, 64), mode="bilinear", antialias=True)

@@ -109,7 +109,7 @@ def test_groups_of_one_class_and_other_frame_sizes_are_named_from_the_plan_to_th
     assert not any(word in text for word in ("motion", "change") for text in (summary, *names))
 
 
-def test_pretraining_keeps_the_license_of_image_weights_and_a_latency_the_views_of_an_export(
+def test_adaptation_keeps_the_license_of_image_weights_and_a_latency_the_views_of_an_export(
     class_folders: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(compute, "BUSY", 0)
@@ -129,13 +129,14 @@ def test_pretraining_keeps_the_license_of_image_weights_and_a_latency_the_views_
     time = document["clip_time"]
     assert min(time["network_ms"], time["reading_ms"]) > time["limit_ms"] == 0.01
     assert "a clip on one CPU thread: " in Path(document["report"]).read_text()
-    assert "frozen-features" in {each["name"] for each in document["candidates"]}
+    assert {"frozen-features", "adapted-features"} < {each["name"] for each in document["candidates"]}
+    assert "pretrain: 2 steps of 4 clips, about" in shown.stderr
     recipe, pretrained = (load_recipe(folder / "recipe.yaml") for folder in (project, project / "pretrain"))
     assert (recipe.eval.clips, recipe.eval.crops) == (1, 1)  # as an exported file
-    assert (pretrained.model.attention, pretrained.pretrain.camera_motion) == ("slice", 0)
-    start = read_header(project / "model" / "model.safetensors").origin
-    assert start["file"] == str(project / "pretrain" / "model.safetensors")
-    assert (start["origin"]["file"], start["origin"]["licence"]) == (name, "apache-2.0")
+    assert (recipe.model.attention, pretrained.model.attention) == ("slice", "joint")
+    for folder in (project / "model", project / "pretrain"):  # the network is fine-tuned from the weights
+        start = read_header(folder / "model.safetensors").origin
+        assert (start["file"], start["licence"]) == (name, "apache-2.0")
 
 
 def relabel(class_folders: Path, listed: Path, *, down: str, right: str) -> None:

@@ -179,7 +179,8 @@ def run(arguments: list[str]) -> None:
         small = SMALL_LVMAE if any(argument.startswith("lvmae") for argument in arguments) else SMALL
         if set(DATA_SETS.values()) & set(arguments):  # imitations, which have few of the classes
             small = [*small, "data.num_classes=null"]
-        if arguments[0] == "train" and "--init" in arguments:  # the encoder is that of the weights
+        from_images = any(argument.startswith("timm:") for argument in arguments)
+        if from_images or (arguments[0] == "train" and "--init" in arguments):  # the encoder of the weights
             small = [value for value in small if not value.startswith("model.")]
         arguments = [*arguments, *(f"--set={value}" for value in small)]
     if arguments[0] == "sweep" and not {"report", "--dry-run"} & set(arguments):

@@ -34,6 +34,7 @@ from everest_workflows.project.feature_kinds import (
     IMAGES,
     LINEAR,
     FeatureKind,
+    Starts,
 )
 from everest_workflows.project.request import Project, Request
 from everest_workflows.project.result import NETWORK, MeasuredTest
@@ -128,7 +129,7 @@ def test_the_model_of_a_candidate_computes_its_outputs(recipe: Path, tmp_path: P
     torch.manual_seed(0)
     heads = (Head(task=task, outputs=1 if task == "regression" else 3, mean=2.0, std=3.0),)
     loaded, classes = load_recipe(recipe), Classes(heads=heads, names=())
-    made = {name: kind.make(loaded, classes, None) for name, kind in FEATURES.items()}
+    made = {name: kind.make(loaded, classes, Starts()) for name, kind in FEATURES.items()}
     modules = {kind: module for kind, module in made.items() if module is not None}
     modules["frozen"] = modules["random"]
     clips = torch.randint(0, 256, (12, 3, 4, 32, 32), dtype=torch.uint8)

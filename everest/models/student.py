@@ -9,6 +9,7 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,9 @@ from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
 
 if TYPE_CHECKING:
-    from everest.checkpoints.frozen import FrozenEncoder
     from everest.models.classifier import EncoderSpec
+
+Teacher = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W), the features (B, N, D) of all tokens
 
 
 @settings
@@ -40,7 +42,7 @@ class StudentSpec(PretrainSpec):
 
         return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
 
-    def build(self, teacher: FrozenEncoder | None = None) -> Student:
+    def build(self, teacher: Teacher | None = None) -> Student:
         """Build the model; without a `teacher` its features are not computed."""
         return Student(self, teacher)
 
@@ -48,7 +50,7 @@ class StudentSpec(PretrainSpec):
 class Student(PretrainingModel):
     """Encodes the kept tokens, and compares them with the teacher's features of these tokens."""
 
-    def __init__(self, spec: StudentSpec, teacher: FrozenEncoder | None) -> None:
+    def __init__(self, spec: StudentSpec, teacher: Teacher | None) -> None:
         super().__init__(spec)
         self.teacher = teacher
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from everest_workflows.annotations.codings import BoutFilter
     from everest_workflows.recordings.footage import Extents, FootageWindow
 
-PAGE_SUFFIX: Final = ".html"  # suffix of the page of sampled windows, beside their list
+PAGE_SUFFIX: Final = ".html"  # suffix of the page beside --output
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
@@ -71,14 +71,16 @@ def budget(
     group: str | None = option(
         "--group G", "Also each group of recordings, or --draw N in each; a pattern, as in `everest train`."
     ),
-    output: Path | None = option("--output -o F", "CSV to write: windows of --draw, else the estimates."),
+    output: Path | None = option(
+        "--output -o F", "CSV to write: windows of --draw, else the estimates; and a page beside it."
+    ),
     plot: Path | None = option("--plot F", "Draw each class's fraction of time to F (.png, .pdf, .svg)."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Estimate time and bouts of each class in all footage, with 95 % intervals.
 
-    --draw also writes a page beside --output, with the windows as playing clips. With --checked, it draws
+    --draw writes a page beside --output with the windows as playing clips. With --checked, it draws
     windows that are not in F, and --output begins with the rows of F.
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
@@ -112,7 +114,7 @@ def budget(
         draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
         say(f"next: {draw_command} --draw N --output checked.csv")
         return
-    page = output.with_suffix(PAGE_SUFFIX) if draw is not None and output is not None else None
+    page = None if output is None else output.with_suffix(PAGE_SUFFIX)
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
         length = window_length(footage.extents, labeled, window)
@@ -136,7 +138,20 @@ def budget(
     (print_json if as_json else _print_budget)(document)
     if checked is not None:
         command = footage.command_with(checked, whose, document["window"], sampled_by)
-        say(*_list_notes(document, command, len(strata)))
+        notes = list(_list_notes(document, command, len(strata)))
+        say(*notes)
+        if page is not None:
+            _write_page(page, document, notes, plot)
+
+
+def _write_page(page: Path, document: Mapping[str, Any], notes: Sequence[str], plot: Path | None) -> None:
+    """Write the page of the estimates, and say where it is."""
+    from everest.evaluation.page import write_summary_page
+    from everest_workflows.recordings.budget_page import summarize_budget
+
+    figure = str(plot) if plot is not None and plot.suffix.lower() == ".png" else None
+    write_summary_page(page, summarize_budget(document, notes, figure))
+    say(f"page: {page}")
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:

@@ -104,12 +104,13 @@ def report(
     kind: TableFormat | None = option("--format", "Print only the table in this format. [terminal]"),
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Compare variants: means, 95 % intervals, differences by seed. Draws DIR/report.png and .pdf.
+    """Compare variants: means, 95 % intervals, differences by seed. Writes DIR/report.html, .png, .pdf.
 
     Example: everest sweep report runs/steps
     """
+    from everest.evaluation.page import write_summary_page
     from everest.system.text import damage_errors
-    from everest_workflows.sweep.report import draw_report, list_report_notes, make_report
+    from everest_workflows.sweep.report import draw_report, list_report_notes, make_report, summarize_sweep
     from everest_workflows.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest_workflows.sweep.table import format_rows, make_report_table
 
@@ -125,6 +126,8 @@ def report(
         draw_report(figure, document)
         draw_report(figure.with_suffix(".pdf"), document)
         document["figure"] = str(figure)
+    page = folder / "report.html"
+    write_summary_page(page, summarize_sweep(documents, [columns, *rows], list(notes)))
     if as_json:
         print_json(documents[0] if len(documents) == 1 else documents)
     elif kind is not None:
@@ -135,4 +138,4 @@ def report(
             typer.echo(results["summary"])
         print_table(columns, rows)
         figures = (document["figure"] for document in documents)
-        typer.echo("\n".join([*notes, *failures, *figures]))
+        typer.echo("\n".join([*notes, *failures, *figures, f"page: {page}"]))

@@ -170,19 +170,10 @@ def write_evaluation_page(
     links = {
         quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
     }
-    uris = {
-        each: encode_uri("image/png", Path(each).read_bytes())
-        for each in (summary.figure, *(section.figure for section in summary.sections))
-        if each is not None
-    }
-    write_page(
+    write_summary_page(
         page,
-        "everest.evaluation",
-        "page.html",
-        summary=summary,
-        uris=uris,
+        summary,
         links=links,
-        commands=_list_commands(summary),
         heads=heads,
         views=views_text(dict(result), noun) if "views" in result else "",
         metrics=list(metric_rows(dict(result))),
@@ -195,11 +186,29 @@ def write_evaluation_page(
         few_of_class=FEW_OF_CLASS,
         most_numbered=MAX_NUMBERED,
         longest_name=LONGEST_NAME,
+    )
+    return page
+
+
+def write_summary_page(page: Path, summary: Summary, **values: Any) -> None:
+    """Write a page with a summary; `values` are those of predictions, which a page may lack."""
+    uris = {
+        each: encode_uri("image/png", Path(each).read_bytes())
+        for each in (summary.figure, *(section.figure for section in summary.sections))
+        if each is not None
+    }
+    write_page(
+        page,
+        "everest.evaluation",
+        "page.html",
+        summary=summary,
+        uris=uris,
+        commands=_list_commands(summary),
         metric_title=name_metric(summary.metric) if summary.metric else "",
         value_text=value_text,
         percent_text=percent_text,
+        **({"heads": [], "metrics": [], "skipped": [], "links": {}} | values),
     )
-    return page
 
 
 def _list_commands(summary: Summary) -> list[tuple[str, str]]:
@@ -282,12 +291,15 @@ def _list_classes(head: HeadPredictions, names: Names, groups: Sequence[str] | N
     tests = {row["name"]: row for row in class_tests(head, names, groups)}
     rows = []
     for number, row in enumerate(per_class(head, names)):
-        test = tests.get(row["name"], {"interval": None, "prevalence": 0.0})
+        test = tests.get(row["name"], {"intervals": {}, "prevalence": 0.0})
         chance = {"precision": test["prevalence"], "ap": test["prevalence"]}
         if head.task == "single-label":  # of a guess among all classes
             chance["recall"] = guess = 100 / len(names)
             chance["f1"] = 2 * guess * test["prevalence"] / (guess + test["prevalence"])
-        rows.append({"number": number, "chance": chance, "worst_group": None, **test, **row})
+        first = next(iter(CLASS_COLUMNS[head.task].values()))
+        intervals = {**test["intervals"], first: test.get("interval")}
+        own = {"number": number, "chance": chance, "worst_group": None}
+        rows.append({**own, **test, **row, "intervals": intervals})
     return sorted(rows, key=lambda row: row["f1"] if row["videos"] else 101)
 
 

@@ -307,7 +307,7 @@ def class_tests(
     `worst_group`, the group with the most misses, and `worst`, its numbers of found and of all videos. With
     several classes per video, the value is `ap`, the average precision, which is about the prevalence if the
     outputs are random. The 95 % interval is over groups; None without groups, or for a class with fewer than
-    `FEW_OF_CLASS` videos.
+    `FEW_OF_CLASS` videos. `intervals` has those of `precision`, `f1` and, with several classes, `recall`.
     """
     labels, chosen = predictions.class_flags()  # (V, C) each
     is_multi = predictions.task == MULTI_LABEL
@@ -315,6 +315,7 @@ def class_tests(
     if groups is not None and is_multi:
         precisions = average_precisions(labels, predictions.means)
         ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
+    score_ends = {} if groups is None else bootstrap(_class_scores(labels, chosen), groups)
     rows = []
     for index, row in enumerate(per_class(predictions, names)):
         name, videos = row["name"], np.flatnonzero(labels[:, index])  # videos of the class
@@ -334,8 +335,11 @@ def class_tests(
         if missing:
             group, hits = max(missing.items(), key=lambda item: (item[1].count(False), -len(item[1])))
             measured |= {"worst_group": group, "worst": [sum(hits), len(hits)]}
-        interval = None
+        interval, intervals = None, {}
         if groups is not None and len(videos) >= FEW_OF_CLASS:
+            for score in ("precision", "f1", *(("recall",) if is_multi else ())):
+                found = [_round(end, is_fraction=True) for end in score_ends[f"{score} {index}"]]
+                intervals |= {} if None in found else {score: found}
             groups_of_videos = [groups[video] for video in videos.tolist()]
             if not is_multi:  # a recall covers only groups with the class
                 hits = chosen[videos, index].astype(np.float64)
@@ -348,10 +352,25 @@ def class_tests(
                 "name": name,
                 "prevalence": _round(len(videos) / len(labels), is_fraction=True),
                 "interval": None if interval and None in interval else interval,
+                "intervals": intervals,
                 **measured,
             }
         )
     return rows
+
+
+def _class_scores(labels: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> MetricFunction:
+    """Precision, recall and F1 by class, of labels and chosen classes (V, C); nan if not defined."""
+    flags = [flag.astype(np.float32) for flag in (labels, chosen, labels & chosen)]
+
+    def metrics(counts: VideoCounts) -> dict[str, float]:
+        support, predicted, right = (counts.astype(np.float32) @ flag for flag in flags)  # (C,) each
+        with np.errstate(invalid="ignore"):
+            scores = {"precision": right / predicted, "recall": right / support}
+            scores["f1"] = 2 * right / (support + predicted)
+        return {f"{name} {i}": float(x) for name, values in scores.items() for i, x in enumerate(values)}
+
+    return metrics
 
 
 def _mean_metric(hits: Floats) -> MetricFunction:

@@ -83,6 +83,7 @@ class ClassTest:
     worst_group: InstanceOf[str] | None = None  # the group with most of its videos that are not found
     worst: list[int] | None = None  # of that group: its videos that are found, and all
     interval: list[float] | None  # 95 %, of `ap` or `recall`
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # of precision and F1, in percent
 
     @property
     def f1(self) -> float:

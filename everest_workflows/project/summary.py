@@ -139,10 +139,15 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
 
 def describe_answer(result: MeasuredTest) -> str:
     """How good a model is on what it has not seen, beside the baselines, in one sentence."""
+    return " ".join(_split_answer(result))
+
+
+def _split_answer(result: MeasuredTest) -> tuple[str, str]:
+    """The value of a model, and on what it was measured, beside the baselines."""
     size = plural(result.videos, f"test {result.unit}")
     size += f" of {plural(result.groups, 'group')}" if result.groups < result.videos else ""
     value = f"{value_text(result.metric, result.value)}{format_interval(result.interval)}"
-    return f"{name_metric(result.metric)} {value} on {size}; {', '.join(_list_baselines(result))}"
+    return f"{name_metric(result.metric)} {value}", f"on {size}; {', '.join(_list_baselines(result))}"
 
 
 def _list_timelines(result: MeasuredTest) -> list[str]:
@@ -159,8 +164,8 @@ def _list_timelines(result: MeasuredTest) -> list[str]:
     return [f"timelines of {recordings}: frame accuracy {correct}, {majority}, {means}"]
 
 
-def make_summary(title: str, result: MeasuredTest, **texts: Any) -> Summary:
-    """What the page of a test shows; `texts` are further fields of the summary."""
+def make_summary(title: str, result: MeasuredTest, *conclusions: str, **texts: Any) -> Summary:
+    """What the page of a test shows: the answer, then `conclusions`; `texts` are further fields."""
     selected = next((each for each in result.candidates if each.name == result.chosen), None)
     name = f"{result.chosen} (selected)"
     if result.folds:  # each fold chose its model, and its candidates are shown as well
@@ -200,6 +205,7 @@ def make_summary(title: str, result: MeasuredTest, **texts: Any) -> Summary:
         ]
     return Summary(
         title=f"Test of {title}",
+        answer=[*_split_answer(result), *conclusions],
         sections=sections,
         metric=result.metric,
         points=points,

@@ -48,7 +48,7 @@ from everest_workflows.project.request import (
     write_document,
 )
 from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
-from everest_workflows.project.summary import describe_answer, judge, make_summary, write_methods
+from everest_workflows.project.summary import judge, make_summary, write_methods
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
@@ -176,10 +176,10 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
     judgment = judge(test, possible_folds=project.possible_folds)
     methods = write_methods(project, choice, comparison.recipe, test)
     next_commands = list_next_commands(project.request, test, comparison.recipe, folder)
-    answer = [describe_answer(test), judgment, *([] if clip_time is None else [str(clip_time)])]
+    conclusions = [judgment, *([] if clip_time is None else [str(clip_time)])]
     links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
     title = f"{folder.name}, all folds together" if fold_tests else folder.name
-    summary = make_summary(title, test, answer=answer, methods=methods, next=next_commands, links=links)
+    summary = make_summary(title, test, *conclusions, methods=methods, next=next_commands, links=links)
     write_evaluation_page(folder / REPORT, *page, summary)
     result = ProjectResult(
         **vars(test),
@@ -240,7 +240,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
             comparison.emit(heading(title + left))
             model, candidates, choice = fold.compare(table)
             test, page = measure_candidates(fold, model, candidates, choice)
-            summary = make_summary(title, test, answer=[describe_answer(test)], links=links)
+            summary = make_summary(title, test, links=links)
             write_evaluation_page(fold.output / REPORT, *page, summary)
             write_document(file, test.dump())
             done += 1

@@ -9,6 +9,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from everest.errors import RecipeError, unknown_name
+from everest.evaluation.page import Point, Section, Summary
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, find_metric, value_text
 from everest_workflows.sweep.request import FROM_SCRATCH, SEED_FIELD
@@ -247,6 +248,53 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")
         panel.grid(alpha=0.3, axis="x")
+
+
+def summarize_sweep(
+    documents: Sequence[Mapping[str, Any]], table: Sequence[Sequence[str]], notes: Sequence[str]
+) -> Summary:
+    """What the page of a sweep shows.
+
+    Args:
+        documents: of each metric, with its `figure`; the first one gives the answer.
+        table: of `make_report_table`.
+        notes: of `list_report_notes`.
+    """
+    document = documents[0]
+    measured = [variant for variant in document["variants"] if variant["seeds"]]
+    sign = 1 if document["higher_is_better"] else -1
+    ranked = sorted(measured, key=lambda variant: -sign * variant["mean"])
+    answer = [f"no values of {document['title']} yet"]
+    if ranked:
+        best = ranked[0]
+        answer = [f"{best['variant']}: {document['title']} {value_text(document['metric'], best['mean'])}"]
+        others = [variant for variant in measured if variant["difference"]]
+        digits = ".1f" if document["percent"] else ".4g"
+        for variant in others:
+            difference = variant["difference"]
+            text = f"{variant['variant']}, Δ vs. {document['against']}: {difference['mean']:+{digits}}"
+            if difference["interval"]:
+                text += " (paired 95 % CI: {:+{d}} to {:+{d}})".format(*difference["interval"], d=digits)
+            answer.append(text)
+    points = [
+        Point(
+            name=variant["variant"],
+            value=variant["mean"],
+            interval=variant["interval"],
+            is_selected=variant["variant"] == document["against"],
+        )
+        for variant in measured
+    ]
+    titles, *rows = table
+    figures = [Section(heading=each["title"], figure=each["figure"]) for each in documents]
+    return Summary(
+        title=f"Sweep of {document['recipe']}: {document['summary']}".removesuffix(": "),
+        answer=answer,
+        metric=document["metric"] if document["metric"] in METRICS and points else "",
+        points=points,
+        chance=next((variant["chance"] for variant in measured if variant["chance"] is not None), None),
+        sections=[Section(heading="Variants", lines=notes, titles=titles, rows=rows), *figures],
+    )
 
 
 def _draw_mean(panel: Axes, row: int, spread: Json) -> None:

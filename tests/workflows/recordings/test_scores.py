@@ -298,7 +298,7 @@ def test_a_budget_has_estimates_and_says_how_they_were_made(budget: list[object]
 
 
 def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_path: Path):
-    table, figure, document = tmp_path / "table.csv", tmp_path / "shares.svg", json_of(*budget)
+    table, figure, document = tmp_path / "table.csv", tmp_path / "fractions.svg", json_of(*budget)
     rows = json_of(*budget, "--group", r"(clip)\d", "-o", table, "--plot", figure)["rows"]
     assert "fraction of time" in "".join(figure.read_text().split("<!--"))
     half = len(rows) // 2
@@ -308,6 +308,10 @@ def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_p
         written = [*csv.DictReader(file)]
     assert [row["group"] for row in written] == [""] * half + ["clip"] * half
     assert float(written[0]["high"]) == document["rows"][0]["interval"][1]
+    page = table.with_suffix(".html").read_text()
+    assert f"{rows[0]['seconds']:.1f}" in page
+    assert all(f"<h3>{name}</h3>" in page for name in ("All recordings", "clip"))
+    assert document["methods"].split(" of everest")[0] in page
 
 
 def test_rows_that_a_budget_cannot_count_are_named(budget: list[object]):

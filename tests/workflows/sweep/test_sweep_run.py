@@ -70,6 +70,8 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert [variant["values"] for variant in reported["variants"][:2]] == [[values[1]], [values[2]]]
     assert reported["variants"][0]["gmacs"] == reported["variants"][1]["gmacs"] > 0
     figure = (out / "report.png").read_bytes()
+    page = (out / "report.html").read_text()
+    assert all(name in page for name in ("Δ vs.", "training GMACs", "data:image/png"))
     shown = called("sweep", "report", out, "--metric", "macro_f1").stdout
     assert ((out / "report.png").read_bytes(), (out / "report-macro_f1.png").is_file()) == (figure, True)
     assert "one seed: no interval" in shown

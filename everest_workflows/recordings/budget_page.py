@@ -41,7 +41,7 @@ def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: 
     return Summary(
         title="Time budget",
         answer=[
-            "; ".join(amounts),
+            f"estimated time: {'; '.join(amounts)}",
             f"of {document['footage']:.1f} s; 95 % CI, from {document['checked']} checked of {windows} of "
             f"{document['window']:g} s",
             f"the model saves {100 * document['saved_windows']:.0f} % of the windows",

@@ -22,6 +22,7 @@ from everest_workflows.sweep.statistics import (
     find_spread,
     read_outcomes,
 )
+from everest_workflows.sweep.table import without_empty_columns
 
 # Values that need no learning, by their keys in a variant: how notes name them, and their line in the figure.
 BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
@@ -266,13 +267,14 @@ def summarize_sweep(
     ranked = sorted(measured, key=lambda variant: -sign * variant["mean"])
     answer = [f"no values of {document['title']} yet"]
     if ranked:
-        best = ranked[0]
-        answer = [f"{best['variant']}: {document['title']} {value_text(document['metric'], best['mean'])}"]
+        best, rank = ranked[0], "highest" if sign > 0 else "lowest"
+        value = value_text(document["metric"], best["mean"])
+        answer = [f"{rank} {document['title']}: {best['variant']}, {value}"]
         others = [variant for variant in measured if variant["difference"]]
         digits = ".1f" if document["percent"] else ".4g"
         for variant in others:
             difference = variant["difference"]
-            text = f"{variant['variant']}, Δ vs. {document['against']}: {difference['mean']:+{digits}}"
+            text = f"Δ vs. {document['against']}: {variant['variant']} {difference['mean']:+{digits}}"
             if difference["interval"]:
                 text += " (paired 95 % CI: {:+{d}} to {:+{d}})".format(*difference["interval"], d=digits)
             answer.append(text)
@@ -285,7 +287,7 @@ def summarize_sweep(
         )
         for variant in measured
     ]
-    titles, *rows = table
+    titles, *rows = without_empty_columns(table)
     figures = [Section(heading=each["title"], figure=each["figure"]) for each in documents]
     return Summary(
         title=f"Sweep of {document['recipe']}: {document['summary']}".removesuffix(": "),

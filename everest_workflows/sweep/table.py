@@ -58,10 +58,15 @@ def _format_cell(values: Sequence[float | None] | None, form: str) -> str:
     return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 
 
+def without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The columns of a table with a value below their title."""
+    filled = [any(cells) for cells in zip(*rows[1:], strict=True)]
+    return [[cell for cell, is_filled in zip(row, filled, strict=True) if is_filled] for row in rows]
+
+
 def format_rows(rows: Sequence[Sequence[str]], kind: str) -> str:
     """A table as `markdown`, `csv` or `latex`; the first row has the titles, empty columns are left out."""
-    filled = [any(cells) for cells in zip(*rows[1:], strict=True)]
-    rows = [[cell for cell, is_filled in zip(row, filled, strict=True) if is_filled] for row in rows]
+    rows = without_empty_columns(rows)
     if kind == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)

@@ -216,7 +216,7 @@ def open_model(file: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]
         # "[ONNXRuntimeError] : 1 : FAIL : Load model from FILE failed:/x.cc:1 f(A&, B&) Unsupported …"
         reason = str(error).strip().partition("\n")[0].rpartition(" failed:")[2]
         reason = reason.partition(") ")[2] if reason.startswith("/") else reason
-        needed = f"files of `everest export` need onnxruntime {OLDEST} or newer"
+        needed = f"files of `everest export` need onnxruntime {OLDEST} or newer; copy a cut file again"
         sys.exit(f"{file}: onnxruntime {onnxruntime.__version__} cannot read it: {reason} ({needed})")
     texts = session.get_modelmeta().custom_metadata_map
     if "clip" not in texts:

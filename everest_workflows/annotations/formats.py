@@ -170,7 +170,8 @@ def read_annotations(
             reason = shorten(error_reason(error), most=300)
             raise DataError(f"{path}: cannot be read as {format_name}: {reason}") from error
     if not (bouts or file_left_out.unread) and file_left_out.keys() - {NO_EVENT}:
-        raise DataError(f"{path}: has no bout that is read, only {left_out_text(file_left_out)}")
+        fix = "; give the videos of another player only" if boris.OUTSIDE in file_left_out else ""
+        raise DataError(f"{path}: has no bout that is read, only {left_out_text(file_left_out)}{fix}")
     if left_out is not None:
         left_out.update(file_left_out)
         left_out.unread += file_left_out.unread

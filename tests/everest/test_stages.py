@@ -1,3 +1,4 @@
+import csv
 import hashlib
 import json
 import shlex
@@ -67,8 +68,9 @@ def test_eval_prints_the_documented_accuracies(finetuned: Path, tmp_path: Path):
     assert result["views"] == {"clips": 2, "crops": 3}
     assert result["majority_top1"] == 50.0
     assert (result["top5"], result["chance_top1"], result["chance_top5"]) == (100.0, 50.0, 100.0)
-    rows = predictions.read_text().splitlines()[1:]
-    assert result["top1"] == 100 * sum(row.endswith(",1") for row in rows) / 4
+    with predictions.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert result["top1"] == 100 * sum(row["correct"] == "1" for row in rows) / 4
 
 
 def test_same_seed_same_run_and_another_seed_another(recipe, autoencoder_run, finetuned, tmp_path):

@@ -271,7 +271,7 @@ def test_the_example_passes_on_why_onnxruntime_refuses_a_file(
     assert ended.stderr.startswith(prefix)
     assert reason in ended.stderr
     assert "logging::Logger" not in ended.stderr
-    assert ended.stderr.endswith("(files of `everest export` need onnxruntime 1.17 or newer)\n")
+    assert ended.stderr.endswith("need onnxruntime 1.17 or newer; copy a cut file again)\n")
     assert ended.stderr.count("\n") == 1
 
 

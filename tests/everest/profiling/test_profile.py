@@ -292,6 +292,7 @@ def test_a_frozen_tokenizer_is_counted_separately():
 def test_a_timeline_without_windows_ends_in_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(speed, "TIMED_SECONDS", 0.0)
     monkeypatch.setattr(speed, "compute_over_windows", lambda *_: iter(()))
-    model: Any = SimpleNamespace(outputs=None)
+    monkeypatch.setattr(speed, "PieceModel", SimpleNamespace(of_outputs=lambda _: None))
+    model: Any = SimpleNamespace(outputs=None, views=SimpleNamespace(sampling="dense"))
     with pytest.raises(DataError, match=r"empty.mp4: no intact window within 0 s"):
         speed.time_windows(model, [Sample(path="empty.mp4")], Batching(window=1.0))

@@ -369,6 +369,18 @@ def test_the_video_may_be_shown_by_any_player_at_its_own_time(tmp_path, player, 
     assert labels.left_out["bout outside the media of the player"] == 2 - len(expected)
 
 
+def test_bouts_that_only_another_player_shows_are_read_with_its_videos_alone(tmp_path):
+    document = project(
+        file={"1": ["front.mp4"], "2": ["side.mp4"]},
+        events=[[at, "", "groom", "", ""] for at in (12.0, 15.0)],
+        media_info={"length": {"front.mp4": 10.0, "side.mp4": 20.0}},
+    )
+    file = written(tmp_path, json.dumps(document), "cages.boris")
+    with pytest.raises(DataError, match=r"of another player \(1\); give the videos of another player only$"):
+        read_video_annotations([file], ["front.mp4", "side.mp4"])
+    assert [*read_video_annotations([file], ["side.mp4"]).bouts] == ["side.mp4"]
+
+
 @pytest.mark.parametrize("text", [EVENTS_8, EVENTS_7])
 def test_a_table_states_the_media_of_all_players(tmp_path: Path, clip_files: Path, text: str):
     above = "Player #1\tC:\\videos\\cage1.mp4\t\t\t\t\t\t\t\n"

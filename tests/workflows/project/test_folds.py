@@ -63,14 +63,14 @@ def test_the_pages_of_the_folds_and_of_all_lead_to_each_other(result, output):
     assert (of_fold.parent / re.findall('href="([^"]*)">The result', text_of_fold)[0]).samefile(page)
     title = "<h1>Test of fold 2 of 4</h1>"
     assert title in text_of_fold
-    assert f"<p>accuracy {result['folds'][1]['value']:.1f} % on" in text_of_fold
+    assert f"<p>accuracy {result['folds'][1]['value']:.1f} %" in text_of_fold
 
 
 def test_the_page_shows_all_folds_together(result):
     page = Path(result["report"]).read_text()
     assert f"<p>{result['judgment']}</p>" in unescape(page)
     assert "<h1>Test of project, all folds together</h1>" in page
-    assert "Below recall: its 95 % CI" in page
+    assert "Small: 95 % CI." in page
     num_wrong = round(44 * (1 - result["value"] / 100))
     assert page.count('<figure class="mistake">') == min(num_wrong, 12) > 0
     assert re.search(r'class="path">/.*r\d\.mp4', page)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import typer
 
+from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural
@@ -43,6 +44,8 @@ def evaluate(
     from everest.config.merge import read_overrides
 
     weights, recipe = run.find()
+    if recipe.data.test is None:
+        _refuse_folds(weights)
     changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
     selects = ("finetune", "selection") in changed
     o.refuse_exported(
@@ -84,6 +87,16 @@ def evaluate(
         print_table(("", ""), measurement_rows(result), show_header=False)
         if against is not None:
             typer.echo("\n".join(list_changes(result)))
+
+
+def _refuse_folds(weights: Path) -> None:
+    """Raise RecipeError for a project that was tested in folds: its final model has no test list."""
+    from everest_workflows.project.result import read_project_result
+
+    result = read_project_result(weights)
+    if result is not None and result.folds:
+        fix = "name new labeled videos: --data DIR --set data.test=LIST"
+        raise RecipeError(f"{weights}: was tested in folds, see {result.report}; {fix}")
 
 
 def list_changes(result: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def test_a_clip_of_a_file_goes_through_a_model(clip_files: Path):
     assert torch.equal(model(x, selection=chosen).loss, out.loss)
 
 
-def test_normalise_takes_a_tensor_of_bytes():
+def test_normalize_takes_a_tensor_of_bytes():
     with pytest.raises(ValueError, match="expected uint8"):
         everest.normalize(torch.zeros(3, 2, 8, 8))
     with pytest.raises(TypeError, match=r"torch tensor, got ndarray; torch\.from_numpy"):

@@ -65,7 +65,7 @@ def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
     return torch.stack([torch.randperm(tokens)[:count].sort().values for _ in range(2)])
 
 
-def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer, frozen):
+def test_targets_are_the_values_of_an_unmasked_pass_standardized(clips, tokenizer, frozen):
     chosen = ids()
     values = TokenTargets().make(TUBELET, IMAGENET, frozen).values(clips, chosen)
     frames = clips * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)

@@ -230,7 +230,7 @@ def test_a_few_frames_are_drawn_and_the_same_draw_gives_the_same_distance(networ
 
 
 @pytest.mark.parametrize("side", [32, 400])
-def test_the_distance_is_that_of_the_logits_of_scaled_normalised_frames(network: nn.Module, side: int):
+def test_the_distance_is_that_of_the_logits_of_scaled_normalized_frames(network: nn.Module, side: int):
     reconstructed, real = clips(0, PERCEPTUAL_FRAMES, side), clips(1, PERCEPTUAL_FRAMES, side)
     found = perceptual_distance(network, reconstructed, real, rng())
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))

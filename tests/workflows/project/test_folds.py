@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from small_projects import FEW
-from small_runs import json_of
+from small_runs import called, json_of
 
 from everest.config.recipe import load_recipe
 from everest.lists.reading import read_samples
@@ -52,6 +52,8 @@ def test_the_selected_model_learns_from_all_videos(result, output):
     data = load_recipe(output / "recipe.yaml").data
     assert len(read_samples(Path(str(data.train)), root=Path(data.root)).samples) == 44
     assert (data.val, data.test) == (None, None)
+    refused = called("eval", "--checkpoint", output, code=2).stderr
+    assert re.search(r"was tested in folds, see \S+index.html; name new labeled videos: --data DIR", refused)
     assert result["checkpoint"] == str(output / "model" / "model.safetensors")
 
 

@@ -227,8 +227,12 @@ class ExportedClassifier(Classifier):
         }
         if head is not None:
             values["data.task"] = head.task
-        if isinstance(self.spec, ModelSpec):
-            values["model.tubelet"] = list(self.spec.model.tubelet)
+        # Only the clips count here; without tubelets, a clip is one token. No stage may lack tokens.
+        whole_clip = (clip.frames, *clip.size)
+        values["model.tubelet"] = self.spec.model.tubelet if isinstance(self.spec, ModelSpec) else whole_clip
+        every_token = {"strategy": "sampled", "keep_ratio": 1, "visible_ratio": None}
+        values |= {"pretrain.objective": "views", "pretrain.selection": every_token}
+        values["finetune.selection"] = {"strategy": "all"}
         return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
     def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count, groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,6 +15,7 @@ from everest.system.files import write_table
 from everest.system.text import plural
 from everest_cli import options as o
 from everest_cli.bout_files import check_outputs
+from everest_cli.budget_text import PAGE_SUFFIX, list_notes, print_budget, print_plan
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
 from everest_cli.timeline import RuleOptions, group_recordings
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from everest_workflows.annotations.codings import BoutFilter
     from everest_workflows.recordings.footage import Extents, FootageWindow
 
-PAGE_SUFFIX: Final = ".html"  # suffix of the page beside --output
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
@@ -85,7 +82,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest_workflows.recordings.footage import FIRST_WINDOW, sample_windows, window_length
+    from everest_workflows.recordings.footage import sample_windows, window_length
 
     refuse(
         {
@@ -107,12 +104,7 @@ def budget(
     group = group or sampled_by
     groups = {} if group is None else group_recordings(group, footage.extents)
     if plan:
-        seconds = FIRST_WINDOW if window is None else window
-        rows = _plan(footage, groups, seconds)
-        (print_json if as_json else _print_plan)(rows)
-        of_groups = [] if group is None else ["--group", group]
-        draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
-        say(f"next: {draw_command} --draw N --output checked.csv")
+        _show_plan(footage, groups, group, window, as_json=as_json)
         return
     page = None if output is None else output.with_suffix(PAGE_SUFFIX)
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
@@ -127,31 +119,49 @@ def budget(
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {footage.command_with(output, whose, length, group)}")
         return
+    assert checked is not None, "refused above"
     strata = [] if sampled_by is None else [*group_recordings(sampled_by, footage.extents).values()]
     document = _estimate(footage, labeled, window, groups, strata)
-    if output is not None:
-        write_table(output, _make_table(document["rows"]))
+    command = footage.command_with(checked, whose, document["window"], sampled_by)
+    notes = list(list_notes(document, command, len(strata)))
+    _write_estimates(document, notes, output, plot)
+    (print_json if as_json else print_budget)(document)
+    say(*notes, *([] if page is None else [f"page: {page}"]))
+
+
+def _show_plan(
+    footage: Recordings,
+    groups: Mapping[str, Sequence[str]],
+    group: str | None,
+    window: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the half-widths for numbers of windows, and the command that samples them."""
+    from everest_workflows.recordings.footage import FIRST_WINDOW
+
+    seconds = FIRST_WINDOW if window is None else window
+    (print_json if as_json else print_plan)(_plan(footage, groups, seconds))
+    of_groups = [] if group is None else ["--group", group]
+    draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
+    say(f"next: {draw_command} --draw N --output checked.csv")
+
+
+def _write_estimates(
+    document: Mapping[str, Any], notes: Sequence[str], output: Path | None, plot: Path | None
+) -> None:
+    """Write the table of --output and the page beside it, and the figure of --plot."""
     if plot is not None:
         from everest_workflows.recordings.timeline_figure import draw_budget
 
         draw_budget(plot, document)
-    (print_json if as_json else _print_budget)(document)
-    if checked is not None:
-        command = footage.command_with(checked, whose, document["window"], sampled_by)
-        notes = list(_list_notes(document, command, len(strata)))
-        say(*notes)
-        if page is not None:
-            _write_page(page, document, notes, plot)
+    if output is not None:
+        from everest.evaluation.page import write_summary_page
+        from everest_workflows.recordings.budget_page import summarize_budget
 
-
-def _write_page(page: Path, document: Mapping[str, Any], notes: Sequence[str], plot: Path | None) -> None:
-    """Write the page of the estimates, and say where it is."""
-    from everest.evaluation.page import write_summary_page
-    from everest_workflows.recordings.budget_page import summarize_budget
-
-    figure = str(plot) if plot is not None and plot.suffix.lower() == ".png" else None
-    write_summary_page(page, summarize_budget(document, notes, figure))
-    say(f"page: {page}")
+        figure = str(plot) if plot is not None and plot.suffix.lower() == ".png" else None
+        write_table(output, _make_table(document["rows"]))
+        write_summary_page(output.with_suffix(PAGE_SUFFIX), summarize_budget(document, notes, figure))
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
@@ -225,30 +235,6 @@ def _plan(footage: Recordings, groups: Mapping[str, Sequence[str]], seconds: flo
     return plan_windows(footage.extents, groups, tests, seconds)
 
 
-def _print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a line for each number of windows: half-widths in all recordings, or in the worst group."""
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    parts = {
-        "all recordings": groups[:1],
-        f"the worst of {len(groups) - 1} groups, windows of each": groups[1:],
-    }
-    for title, of_title in parts.items():
-        of_part = [row for row in rows if row["group"] in of_title]
-        for index, windows in enumerate(sorted({row["windows"] for row in of_part})):
-            found = [row for row in of_part if row["windows"] == windows]
-            percents = {
-                name: max(100 * row["half_width"][name] / row["footage"] for row in found)
-                for name in found[0]["half_width"]
-            }
-            if not index:
-                columns = "".join(f"{name:>12}" for name in percents)
-                typer.echo(
-                    f"{title}: half of the 95 % interval, in % of the time\n  windows  minutes{columns}"
-                )
-            halves = "".join(f"{percent:>12.1f}" for percent in percents.values())
-            typer.echo(f"  {windows:>7}{found[0]['minutes']:>9.1f}{halves}")
-
-
 def _estimate(
     footage: Recordings,
     labeled: Bouts,
@@ -284,48 +270,6 @@ def _make_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
         alone = row["watched_only"]
         values = *(row[name] for name in plain), *row["interval"], row["model"], alone["seconds"]
         yield ["" if value is None else str(value) for value in (*values, *alone["interval"])]
-
-
-def _print_budget(document: Mapping[str, Any]) -> None:
-    """Print a line for each class, for all recordings and each group."""
-    windows = (
-        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked"
-    )
-    typer.echo(f"{windows}; the model saves {100 * document['saved_windows']:.0f} % of the windows")
-    width = max(len(row["class"]) for row in document["rows"])
-    header = f"  {'class':<{width}}{'seconds':>10}  {'95 % interval':<20}{'% of time':>9}{'bouts':>8}"
-    for group, rows in groupby(document["rows"], key=itemgetter("group")):
-        for index, row in enumerate(rows):
-            if not index:
-                of_group = f"{group or 'all recordings'}, {plural(row['windows'], 'checked window')}"
-                typer.echo(f"\n{of_group}\n{header}  checked windows alone")
-            low, high = row["interval"]
-            interval = f"{low:.1f} to {high:.1f}"
-            watched = row["watched_only"]
-            alone = "{:.1f} ({:.1f} to {:.1f})".format(watched["seconds"], *watched["interval"])
-            typer.echo(
-                f"  {row['class']:<{width}}{row['seconds']:>10.1f}  {interval:<20}{row['percent']:>9.1f}"
-                f"{row['bouts']:>8.1f}  {alone}"
-            )
-    if means := document["means"]:
-        fractions = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
-        typer.echo(f"\nmean ± SEM over {means[0]['n']} groups: {fractions}")
-    typer.echo(f"methods: {document['methods']}")
-
-
-def _list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> Iterator[str]:
-    """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
-    from everest_workflows.recordings.footage import windows_for_half
-
-    if document["unused"]:
-        yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
-    yield "the intervals hold for these recordings, if windows were sampled at random and none was left out"
-    if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
-        lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))
-        new = next(file for file in lists if not (file.exists() or file.with_suffix(PAGE_SUFFIX).exists()))
-        more = math.ceil(more / max(num_strata, 1))
-        windows = plural(more, "more window") + (" in each group" if num_strata else "")
-        yield f"intervals half as wide need about {windows}: {command} --draw {more} --output {new}"
 
 
 def _write_windows(

@@ -14,6 +14,7 @@ from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural
 from everest_cli import options as o
+from everest_cli.model_options import LabeledListOptions, refuse_exported
 from everest_cli.options import option, run_in_each_process
 from everest_cli.output import Display, print_json, print_table
 
@@ -21,7 +22,7 @@ MAX_CHANGED: Final = 10  # default: changed predictions that are printed
 
 
 def evaluate(
-    run: o.LabeledListOptions,
+    run: LabeledListOptions,
     predictions: Path | None = option("--predictions F", "Write a CSV file with a row per video."),
     report: Path | None = option("--report DIR", "Write a page with figures to this folder."),
     group: str | None = option(
@@ -48,7 +49,7 @@ def evaluate(
         _refuse_folds(weights)
     changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
     selects = ("finetune", "selection") in changed
-    o.refuse_exported(
+    refuse_exported(
         weights,
         {
             "--set finetune.selection": selects,
@@ -120,7 +121,7 @@ def list_changes(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def probe(
-    run: o.LabeledListOptions,
+    run: LabeledListOptions,
     probes: str = option("--probes NAME,…", "Probes to train.", "knn,linear,attentive"),
     batch: int = o.BATCH,
     gpus: str = o.ONE_GPU,

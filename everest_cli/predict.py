@@ -14,6 +14,7 @@ from everest.errors import RecipeError
 from everest.system.files import refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
+from everest_cli.model_options import ModelOptions
 from everest_cli.options import option, read_views
 from everest_cli.output import Display, exit_if_failed
 
@@ -26,7 +27,7 @@ COLUMNS: Final = (
 
 
 def predict(
-    model: o.ModelOptions,
+    model: ModelOptions,
     videos: list[Path] = o.VIDEOS,
     top: int | None = option("--top -k K", "Classes per video [5, and all present].", min=1),
     kind: PredictionFormat | None = option("--format", "Output format [as --output, else table]."),
@@ -123,7 +124,7 @@ TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
 def extract(
     *,
     videos: list[Path] = o.VIDEOS,
-    model: o.ModelOptions,
+    model: ModelOptions,
     out: Path = option("--output -o F", "The .safetensors or .npz file to write.", ...),
     features: Literal["video", "views", "tokens"] = option(
         "--features", "Features per video, per view or per token.", "video"

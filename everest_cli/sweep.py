@@ -110,7 +110,8 @@ def report(
     """
     from everest.evaluation.page import write_summary_page
     from everest.system.text import damage_errors
-    from everest_workflows.sweep.report import draw_report, list_report_notes, make_report, summarize_sweep
+    from everest_workflows.sweep.page import summarize_sweep
+    from everest_workflows.sweep.report import draw_report, list_report_notes, make_report
     from everest_workflows.sweep.results import RESULTS_FILE, RESULTS_FIX, read_results
     from everest_workflows.sweep.table import format_rows, make_report_table
 

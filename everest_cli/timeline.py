@@ -24,6 +24,7 @@ from everest_cli.bout_files import (
     check_outputs,
     choose_kind,
 )
+from everest_cli.model_options import ModelOptions
 from everest_cli.options import argument, option
 from everest_cli.output import Display, exit_if_failed, hint
 from everest_cli.timeline_text import format_alarms, format_bouts, format_scores
@@ -58,7 +59,7 @@ class RuleOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimelineModel(o.ModelOptions):
+class TimelineModel(ModelOptions):
     """The options of the model, which saved timelines do not need."""
 
     checkpoint: str = option(

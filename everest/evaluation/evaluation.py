@@ -31,8 +31,9 @@ from everest.lists.classes import Classes
 from everest.lists.groups import find_name_pattern, set_groups
 from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
+from everest.metrics.class_metrics import per_class
 from everest.metrics.difference import compare_predictions
-from everest.metrics.head_metrics import compute_metrics, per_class
+from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import Classifier

@@ -2,7 +2,7 @@
 
 A metric is a function of the bootstrap counts of the videos, so that its value and its resamples share one
 definition. It equals the metric of scikit-learn or scipy for videos repeated by their counts. Class metrics
-are fractions; `chances`, `compute_metrics` and `per_class` return percent. Errors of numbers are in the unit
+are fractions; `chances` and `compute_metrics` return percent. Errors of numbers are in the unit
 of the labels.
 
 V videos, C classes.
@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Heads
 from everest.lists.labels import Label
-from everest.metrics.intervals import TAIL_FRACTION, MetricFunction, VideoCounts, bootstrap
+from everest.metrics.intervals import MetricFunction, VideoCounts, bootstrap
 from everest.metrics.names import CLASS_MEANS, METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions, in_top, label_array, label_probabilities
 from everest.system.types import Floats
@@ -151,11 +151,11 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     median of the labels. Each video has a label per head.
     """
     if len(heads) != 1:
-        return {"chance_top1": _round(1 / math.prod(head.outputs for head in heads), is_fraction=True)}
+        return {"chance_top1": rounded(1 / math.prod(head.outputs for head in heads), is_fraction=True)}
     (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": _round(np.abs(truth - np.median(truth)).mean(), is_fraction=False)}
+        return {"chance_mae": rounded(np.abs(truth - np.median(truth)).mean(), is_fraction=False)}
     if head.task == MULTI_LABEL:
         # If a class has p of V videos, the k-th place has a positive video with probability p / V, and then
         # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
@@ -172,7 +172,7 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
             "chance_top1": 1 / head.outputs,
             "chance_top5": min(5, head.outputs) / head.outputs,
         }
-    return {name: _round(fraction, is_fraction=True) for name, fraction in fractions.items()}
+    return {name: rounded(fraction, is_fraction=True) for name, fraction in fractions.items()}
 
 
 def find_chance(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
@@ -246,14 +246,14 @@ def _with_intervals(
     metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_fraction: bool = True
 ) -> MetricValues:
     """Return metrics as JSON values, with intervals if the groups of the videos are given."""
-    result: MetricValues = {name: _round(x, is_fraction) for name, x in metrics(np.ones(videos)).items()}
+    result: MetricValues = {name: rounded(x, is_fraction) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
         ends = bootstrap(metrics, groups, fractions=is_fraction)
-        result["intervals"] = {name: [_round(end, is_fraction) for end in ends[name]] for name in ends}
+        result["intervals"] = {name: [rounded(end, is_fraction) for end in ends[name]] for name in ends}
     return result
 
 
-def _round(value: float, is_fraction: bool) -> float | None:
+def rounded(value: float, is_fraction: bool) -> float | None:
     """Round a fraction to percent with four decimals, or a number to six digits; None instead of nan."""
     if math.isnan(value):
         return None
@@ -272,106 +272,3 @@ def mean_loss(predictions: Predictions) -> float:
             right = label_probabilities(means, labels, part.task)
             losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
     return float(np.mean([float(loss) for loss in losses]))
-
-
-def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[MetricValues]:
-    """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
-
-    Precision is 0 for a class that is never predicted. `ap`, the average precision, is None for a class
-    without a video. Multi-label heads also have `threshold`, the minimum probability of a predicted class.
-    """
-    labels, chosen = predictions.class_flags()  # (V, C) each
-    videos, predicted, right = labels.sum(axis=0), chosen.sum(axis=0), (labels & chosen).sum(axis=0)  # (C,)
-    scores = {
-        "precision": right / np.maximum(predicted, 1),
-        "recall": right / np.maximum(videos, 1),
-        "f1": 2 * right / np.maximum(videos + predicted, 1),
-        "ap": average_precisions(labels, predictions.means)(np.ones(len(labels))),
-    }
-    if predictions.task == MULTI_LABEL:
-        scores["threshold"] = np.array(predictions.head.thresholds)
-    return [
-        {"name": name, "videos": int(videos[i])}
-        | {score: _round(values[i], is_fraction=True) for score, values in scores.items()}
-        for i, name in enumerate(names)
-    ]
-
-
-def class_tests(
-    predictions: HeadPredictions, names: Sequence[str], groups: Sequence[Hashable] | None
-) -> list[MetricValues]:
-    """Return how well each class that occurs is found, in percent: `name`, `prevalence`, value, `interval`.
-
-    With one class per video, the value is `recall`, next to `precision`, and `taken_for`, the class that most
-    missed videos are taken for, with their fraction `taken`; if groups have several videos of the class, also
-    `worst_group`, the group with the most misses, and `worst`, its numbers of found and of all videos. With
-    several classes per video, the value is `ap`, the average precision, which is about the prevalence if the
-    outputs are random. The 95 % interval is over groups; None without groups, or for a class with fewer than
-    `FEW_OF_CLASS` videos. `intervals` has those of `precision`, `f1` and, with several classes, `recall`.
-    """
-    labels, chosen = predictions.class_flags()  # (V, C) each
-    is_multi = predictions.task == MULTI_LABEL
-    ends: dict[str, tuple[float, float]] = {}
-    if groups is not None and is_multi:
-        precisions = average_precisions(labels, predictions.means)
-        ends = bootstrap(lambda counts: dict(zip(names, precisions(counts), strict=True)), groups)
-    score_ends = {} if groups is None else bootstrap(_class_scores(labels, chosen), groups)
-    rows = []
-    for index, row in enumerate(per_class(predictions, names)):
-        name, videos = row["name"], np.flatnonzero(labels[:, index])  # videos of the class
-        if not len(videos):
-            continue
-        measured = {key: row[key] for key in (("ap",) if is_multi else ("recall", "precision"))}
-        taken = chosen[videos].sum(axis=0)  # (C,) videos of the class by predicted class
-        taken[index] = 0
-        if not is_multi and taken.any():
-            measured["taken_for"] = names[int(taken.argmax())]
-            measured["taken"] = _round(taken.max() / len(videos), is_fraction=True)
-        hits_of: dict[Hashable, list[bool]] = {}  # found or missed, per group
-        if groups is not None and not is_multi:
-            for video in videos.tolist():
-                hits_of.setdefault(groups[video], []).append(bool(chosen[video, index]))
-        missing = {group: hits for group, hits in hits_of.items() if len(hits) > 1 and not all(hits)}
-        if missing:
-            group, hits = max(missing.items(), key=lambda item: (item[1].count(False), -len(item[1])))
-            measured |= {"worst_group": group, "worst": [sum(hits), len(hits)]}
-        interval, intervals = None, {}
-        if groups is not None and len(videos) >= FEW_OF_CLASS:
-            for score in ("precision", "f1", *(("recall",) if is_multi else ())):
-                found = [_round(end, is_fraction=True) for end in score_ends[f"{score} {index}"]]
-                intervals |= {} if None in found else {score: found}
-            groups_of_videos = [groups[video] for video in videos.tolist()]
-            if not is_multi:  # a recall covers only groups with the class
-                hits = chosen[videos, index].astype(np.float64)
-                (ends[name],) = bootstrap(_mean_metric(hits), groups_of_videos).values()
-            elif ends[name][1] == 1:  # a perfect ap gets the bound of the groups with the class
-                ends[name] = min(ends[name][0], TAIL_FRACTION ** (1 / len(set(groups_of_videos)))), 1.0
-            interval = [_round(end, is_fraction=True) for end in ends[name]]
-        rows.append(
-            {
-                "name": name,
-                "prevalence": _round(len(videos) / len(labels), is_fraction=True),
-                "interval": None if interval and None in interval else interval,
-                "intervals": intervals,
-                **measured,
-            }
-        )
-    return rows
-
-
-def _class_scores(labels: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> MetricFunction:
-    """Precision, recall and F1 by class, of labels and chosen classes (V, C); nan if not defined."""
-    flags = [flag.astype(np.float32) for flag in (labels, chosen, labels & chosen)]
-
-    def metrics(counts: VideoCounts) -> dict[str, float]:
-        support, predicted, right = (counts.astype(np.float32) @ flag for flag in flags)  # (C,) each
-        with np.errstate(invalid="ignore"):
-            scores = {"precision": right / predicted, "recall": right / support}
-            scores["f1"] = 2 * right / (support + predicted)
-        return {f"{name} {i}": float(x) for name, values in scores.items() for i, x in enumerate(values)}
-
-    return metrics
-
-
-def _mean_metric(hits: Floats) -> MetricFunction:
-    return lambda counts: {"": float(counts @ hits / counts.sum())}

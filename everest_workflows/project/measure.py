@@ -23,8 +23,9 @@ from everest.inference.opened_model import OpenedModel
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
+from everest.metrics.class_metrics import class_tests
 from everest.metrics.difference import estimate_difference
-from everest.metrics.head_metrics import class_tests, compute_metrics, find_chance
+from everest.metrics.head_metrics import compute_metrics, find_chance
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier

@@ -9,7 +9,6 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 
 from everest.errors import RecipeError, unknown_name
-from everest.evaluation.page import Point, Section, Summary
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
 from everest.metrics.names import METRICS, find_metric, value_text
 from everest_workflows.sweep.request import FROM_SCRATCH, SEED_FIELD
@@ -22,7 +21,6 @@ from everest_workflows.sweep.statistics import (
     find_spread,
     read_outcomes,
 )
-from everest_workflows.sweep.table import without_empty_columns
 
 # Values that need no learning, by their keys in a variant: how notes name them, and their line in the figure.
 BASELINES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
@@ -55,41 +53,19 @@ def make_report(
     if reference not in variants:
         raise unknown_name("--against", reference, variants)
     name, values = _select_values(results, variants, metric)
-    prefix, kind = split_metric(name)
+    _, kind = split_metric(name)
     changed = (key for variant in results["variants"] for key in variant["overrides"])
     comparable = name != "pretrain_loss" or not any(key.startswith(PREDICTION_KEYS) for key in changed)
-    no_spread = dict.fromkeys(Spread._fields)
     rows = []
     for title, variant in variants.items():
-        of_variant = values[title]
-        measured = [row for row in variant["seeds"] if row["seed"] in of_variant]
         difference = None
         if title != reference and comparable:
-            difference = compare_pairs(of_variant, values[reference], metric=name)
+            difference = compare_pairs(values[title], values[reference], metric=name)
         if difference is not None:
             over_videos = _compare_videos(folder, variant, variants[reference], difference.seeds, name)
             difference = {**difference._asdict(), "video_interval": over_videos}
-
-        # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
-        chance = None if kind is None or kind.chance is None else f"{prefix}{kind.chance}"
-        majority = f"{prefix}majority_top1" if kind is METRICS["top1"] else None
         rows.append(
-            {
-                "variant": title,
-                "overrides": variant["overrides"],
-                "init": variant.get("init", FROM_SCRATCH),
-                "tuned": variant.get("tuned"),
-                "seeds": list(of_variant),
-                "values": list(of_variant.values()),
-                **(
-                    find_spread(list(of_variant.values()), metric=name)._asdict() if of_variant else no_spread
-                ),
-                "chance": _average(row["metrics"].get(chance) for row in measured),
-                "majority": _average(row["metrics"].get(majority) for row in measured),
-                "difference": difference,
-                **{key: _average(row.get(key) for row in measured) for key in ("gmacs", "hours")},
-                "memory_bytes": max((row.get("memory_bytes") or 0 for row in measured), default=0) or None,
-            }
+            {"variant": title, **_measure_variant(variant, values[title], name), "difference": difference}
         )
     return {
         **{key: results[key] for key in ("recipe", "summary", "stages")},
@@ -103,6 +79,28 @@ def make_report(
         "jobs": results["jobs"],
         "variants": rows,
         "failures": results["failures"],
+    }
+
+
+def _measure_variant(variant: Json, values: Mapping[int, float], metric: str) -> Json:
+    """The values of a variant by its seeds, their spread, the baselines and the cost."""
+    measured = [row for row in variant["seeds"] if row["seed"] in values]
+    # The values that need no learning are measured next to the metric: HEAD.top1, HEAD.majority_top1.
+    prefix, kind = split_metric(metric)
+    chance = None if kind is None or kind.chance is None else f"{prefix}{kind.chance}"
+    majority = f"{prefix}majority_top1" if kind is METRICS["top1"] else None
+    spread = find_spread(list(values.values()), metric=metric)._asdict() if values else None
+    return {
+        "overrides": variant["overrides"],
+        "init": variant.get("init", FROM_SCRATCH),
+        "tuned": variant.get("tuned"),
+        "seeds": list(values),
+        "values": list(values.values()),
+        **(spread or dict.fromkeys(Spread._fields)),
+        "chance": _average(row["metrics"].get(chance) for row in measured),
+        "majority": _average(row["metrics"].get(majority) for row in measured),
+        **{key: _average(row.get(key) for row in measured) for key in ("gmacs", "hours")},
+        "memory_bytes": max((row.get("memory_bytes") or 0 for row in measured), default=0) or None,
     }
 
 
@@ -249,54 +247,6 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")
         panel.grid(alpha=0.3, axis="x")
-
-
-def summarize_sweep(
-    documents: Sequence[Mapping[str, Any]], table: Sequence[Sequence[str]], notes: Sequence[str]
-) -> Summary:
-    """What the page of a sweep shows.
-
-    Args:
-        documents: of each metric, with its `figure`; the first one gives the answer.
-        table: of `make_report_table`.
-        notes: of `list_report_notes`.
-    """
-    document = documents[0]
-    measured = [variant for variant in document["variants"] if variant["seeds"]]
-    sign = 1 if document["higher_is_better"] else -1
-    ranked = sorted(measured, key=lambda variant: -sign * variant["mean"])
-    answer = [f"no values of {document['title']} yet"]
-    if ranked:
-        best, rank = ranked[0], "highest" if sign > 0 else "lowest"
-        value = value_text(document["metric"], best["mean"])
-        answer = [f"{rank} {document['title']}: {best['variant']}, {value}"]
-        others = [variant for variant in measured if variant["difference"]]
-        digits = ".1f" if document["percent"] else ".4g"
-        for variant in others:
-            difference = variant["difference"]
-            text = f"Δ vs. {document['against']}: {variant['variant']} {difference['mean']:+{digits}}"
-            if difference["interval"]:
-                text += " (paired 95 % CI: {:+{d}} to {:+{d}})".format(*difference["interval"], d=digits)
-            answer.append(text)
-    points = [
-        Point(
-            name=variant["variant"],
-            value=variant["mean"],
-            interval=variant["interval"],
-            is_selected=variant["variant"] == document["against"],
-        )
-        for variant in measured
-    ]
-    titles, *rows = without_empty_columns(table)
-    figures = [Section(heading=each["title"], figure=each["figure"]) for each in documents]
-    return Summary(
-        title=f"Sweep of {document['recipe']}: {document['summary']}".removesuffix(": "),
-        answer=answer,
-        metric=document["metric"] if document["metric"] in METRICS and points else "",
-        points=points,
-        chance=next((variant["chance"] for variant in measured if variant["chance"] is not None), None),
-        sections=[Section(heading="Variants", lines=notes, titles=titles, rows=rows), *figures],
-    )
 
 
 def _draw_mean(panel: Axes, row: int, spread: Json) -> None:

@@ -33,7 +33,7 @@ def make_report_table(*documents: Mapping[str, Any]) -> Iterator[tuple[str, ...]
         memory, hours = variants[0]["memory_bytes"], variants[0]["hours"]
         yield (
             *cells,
-            _format_cell([variants[0]["gmacs"]], ".4g"),
+            format_cell([variants[0]["gmacs"]], ".4g"),
             "" if memory is None else f"{memory / 2**30:.1f} GiB",
             "" if hours is None else time_text(3600 * hours),
         )
@@ -45,15 +45,15 @@ def _format_metric(document: Mapping[str, Any], variant: Mapping[str, Any]) -> l
     difference = variant["difference"] or {}
     return [
         value_text(document["metric"], variant["mean"]) if variant["seeds"] else "",
-        _format_cell(variant["interval"], digits),
-        _format_cell([difference.get("mean")], f"+{digits}"),
-        _format_cell(difference.get("interval"), f"+{digits}"),
-        _format_cell(difference.get("video_interval"), f"+{digits}"),
-        _format_cell([difference.get("p")], ".2g"),
+        format_cell(variant["interval"], digits),
+        format_cell([difference.get("mean")], f"+{digits}"),
+        format_cell(difference.get("interval"), f"+{digits}"),
+        format_cell(difference.get("video_interval"), f"+{digits}"),
+        format_cell([difference.get("p")], ".2g"),
     ]
 
 
-def _format_cell(values: Sequence[float | None] | None, form: str) -> str:
+def format_cell(values: Sequence[float | None] | None, form: str) -> str:
     """A value, or the two ends of an interval; differences of percentages are in points."""
     return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 

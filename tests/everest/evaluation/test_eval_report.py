@@ -16,7 +16,7 @@ from small_runs import called, json_of, refused, run, sets, small_recipe
 from task_runs import COLUMNS, NAMES, SCORES, write_list
 
 import everest
-from everest.evaluation.page import draw_confusion, shorten_names
+from everest.evaluation.plots import draw_confusion, shorten_names
 from everest.metrics.names import metric_rows
 
 

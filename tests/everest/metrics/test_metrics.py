@@ -14,13 +14,12 @@ from scipy.stats import beta, binom, norm, spearmanr, t
 
 from everest.config.heads import Head, named_heads
 from everest.metrics import head_metrics
+from everest.metrics.class_metrics import class_tests, per_class
 from everest.metrics.head_metrics import (
     choose_thresholds,
-    class_tests,
     compute_metrics,
     find_chance,
     mean_loss,
-    per_class,
 )
 from everest.metrics.intervals import MetricFunction, bootstrap, limit_interval
 from everest.metrics.names import value_text

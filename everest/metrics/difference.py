@@ -16,9 +16,22 @@ from everest.config.heads import METRIC_OF_TASK
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY
 from everest.metrics.head_metrics import HEAD_METRICS
-from everest.metrics.intervals import VideoCounts, bootstrap, limit_interval
+from everest.metrics.intervals import MetricFunction, VideoCounts, bootstrap, limit_interval
 from everest.metrics.names import METRICS
 from everest.metrics.predictions import HeadPredictions, Predictions
+
+
+def _measure_difference(first: HeadPredictions, second: HeadPredictions) -> MetricFunction:
+    """How far the first model is above the second in the metric of a task; of percentages, in points."""
+    metric = METRIC_OF_TASK[first.task]
+    scale = 100 if METRICS[metric].is_percent else 1
+    metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
+
+    def difference(counts: VideoCounts) -> dict[str, float]:
+        above, below = (values(counts)[metric] for values in metrics)
+        return {"": scale * (above - below)}
+
+    return difference
 
 
 def estimate_difference(
@@ -28,18 +41,10 @@ def estimate_difference(
 
     The difference of percentages is in points. None if there is no interval.
     """
-    metric = METRIC_OF_TASK[first.task]
-    scale = 100 if METRICS[metric].is_percent else 1
-    metrics = [HEAD_METRICS[part.task](part) for part in (first, second)]
-
-    def difference(counts: VideoCounts) -> dict[str, float]:
-        above, below = (values(counts)[metric] for values in metrics)
-        return {"": scale * (above - below)}
-
-    ends = bootstrap(difference, groups, fractions=False)[""]
+    ends = bootstrap(_measure_difference(first, second), groups, fractions=False)[""]
     if any(map(np.isnan, ends)):
         return None
-    return [round(end, 4) for end in limit_interval(metric, ends, is_difference=True)]
+    return [round(end, 4) for end in limit_interval(METRIC_OF_TASK[first.task], ends, is_difference=True)]
 
 
 def compare_predictions(new: Predictions, old: Predictions, classes: Classes) -> dict[str, Any]:
@@ -54,11 +59,7 @@ def compare_predictions(new: Predictions, old: Predictions, classes: Classes) ->
         list(_select(each, other).by_head().values()) for each, other in ((new, old), (old, new))
     )
     chosen = _select(new, old)
-    metric = METRIC_OF_TASK[first.task]
-    scale = 100 if METRICS[metric].is_percent else 1
-    above, below = (
-        HEAD_METRICS[part.task](part)(np.ones(len(chosen.videos)))[metric] for part in (first, second)
-    )
+    value = _measure_difference(first, second)(np.ones(len(chosen.videos)))[""]
     groups = chosen.groups or chosen.videos
     changed = []
     if first.task != "regression":
@@ -73,8 +74,8 @@ def compare_predictions(new: Predictions, old: Predictions, classes: Classes) ->
             for i in np.flatnonzero((predicted != before).any(axis=1)).tolist()
         ]
     return {
-        "difference_of": metric,
-        "difference": round(scale * (above - below), 4),
+        "difference_of": METRIC_OF_TASK[first.task],
+        "difference": round(value, 4),
         "interval": estimate_difference(first, second, groups) if len(set(groups)) > 1 else None,
         "compared": len(chosen.videos),
         "changed": changed,

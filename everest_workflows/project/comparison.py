@@ -128,7 +128,7 @@ class Comparison:
         outputs = {each.name: each.outputs for each in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
         alarm = self._choose_alarm(average(outputs, choice.members), labels)
-        return self._deliver(candidates, choice, alarm), candidates, choice
+        return self._make_selected(candidates, choice, alarm), candidates, choice
 
     def compare_folds(
         self, table: FeatureTable, outputs: TestOutputs, chosen_in_folds: Sequence[str]
@@ -148,7 +148,7 @@ class Comparison:
             run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
         alarm = self._choose_alarm(average(by_name, choice.members), part.labels)
-        model = self._deliver(candidates, choice, alarm)
+        model = self._make_selected(candidates, choice, alarm)
         if self.forced:
             return model, choice
         times = Counter(chosen_in_folds).items()
@@ -163,7 +163,7 @@ class Comparison:
             return None
         return choose_alarm(outputs, labels, self.head, self.classes.names_of_head(self.head), normal)
 
-    def _deliver(
+    def _make_selected(
         self, candidates: Sequence[Candidate], choice: BestCandidate, alarm: Alarm | None
     ) -> Classifier:
         """The model of the chosen candidate; writes it, its recipe and what its encoders started from.

@@ -24,7 +24,7 @@ tests/everest/test_parity.py::test_every_token_count_equals_the_released_rule
 tests/everest/methods/test_tokens.py
   everest/methods/grid.py
     count in floats: int(num_tokens * Fraction(str(ratio))) => int(num_tokens * (1 - (1 - ratio)))
-tests/everest/test_parity.py::test_everest_pretraining_equals_the_released_program
+tests/everest/test_parity.py::test_everest_pretraining_equals_the_official_code
   everest/methods/importance.py
     first time index zero: if first_slice == "copy" else => if first_slice != "copy" else
   everest/methods/selection.py
@@ -45,7 +45,7 @@ tests/everest/test_parity.py::test_st_mae_targets_give_the_same_loss
 tests/everest/test_parity.py::test_position_table_equals_the_released_sinusoid
   everest/models/positions.py
     positions from one: torch.arange(grid.num_tokens, => 1 + torch.arange(grid.num_tokens,
-tests/everest/test_parity.py::test_classification_equals_the_released_programs
+tests/everest/test_parity.py::test_classification_equals_the_official_code
   everest/models/classifier.py
     norm before the mean: self.norm(tokens.mean(dim=1)) => self.norm(tokens).mean(dim=1)
 tests/everest/test_parity.py::test_learning_rates_equal_the_released_schedule
@@ -66,7 +66,7 @@ tests/everest/data/test_frames.py
     window open at its end: start + window, num=frames) => start + window, num=frames, endpoint=False)
 tests/everest/methods/test_frame_selection.py
   everest/methods/selection.py
-    frames by their share alone: .log() / counts => .log() * counts
+    frames by their fraction alone: .log() / counts => .log() * counts
     frames not in order: order[:, :num].sort(dim=1).values => order[:, :num]
 """
 

@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import WEIGHTS_FILE, Which
 from everest.system.signals import exit_on_signals
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_fractions, refuse
+from everest_cli.options import argument, option, read_keep_ratios, refuse
 from everest_cli.output import Display, print_result, say
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ExportOptions:
     def check(self) -> None:
         """Raise RecipeError for options that do not fit together, and for files that exist."""
         if self.keep is not None:
-            read_fractions(str(self.keep))
+            read_keep_ratios(str(self.keep))
         to, out, is_int8 = self.to, self.out, self.precision == "int8"
         refuse(
             {

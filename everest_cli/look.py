@@ -13,7 +13,7 @@ import typer
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_fractions, refuse
+from everest_cli.options import argument, option, read_keep_ratios, refuse
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
@@ -77,11 +77,11 @@ def plot(
     """
     from everest.figures.curves import draw_curves, name_runs, read_curves
     from everest.figures.style import check_figure_path
-    from everest_workflows.sweep.results import is_sweep, list_runs
+    from everest_workflows.sweep.results import is_sweep_folder, list_runs
 
     check_figure_path(out, option="--output", overwrite=overwrite)
-    named = name_runs([run for run in runs if not is_sweep(run)])
-    for sweep in filter(is_sweep, runs):
+    named = name_runs([run for run in runs if not is_sweep_folder(run)])
+    for sweep in filter(is_sweep_folder, runs):
         named += list_runs(sweep, stage)
     draw_curves(out, read_curves(named, x=x), x=x)
     typer.echo(out)
@@ -133,7 +133,7 @@ def select_frames(
     from everest.lists.inputs import find_videos, refuse_same_stems
     from everest.video.folders import video_name
 
-    read_fractions(str(keep))
+    read_keep_ratios(str(keep))
     model = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     options = SelectionOptions(keep=keep, frames=frames, stride=stride, alpha=alpha, size=size, seed=seed)
     selection_of = partial(select_video_frames, options=options, checkpoint=model)
@@ -201,7 +201,7 @@ def visualize_mask(
         settings = MaskSettings.of_checkpoint(open_model(checkpoint))
     settings = settings.with_clip(frames=frames, stride=stride, side=size)
     name = strategy if strategy is None or ":" in strategy else strategy.replace("_", "-")
-    ratios = () if keep is None else read_fractions(keep)
+    ratios = () if keep is None else read_keep_ratios(keep)
     strategies = settings.list_strategies(name, ratios, compare=compare)
     paths = find_videos(videos)
     refuse_same_stems(paths)

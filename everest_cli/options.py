@@ -73,10 +73,10 @@ def _complete_recipe(incomplete: str) -> list[str]:
 def _refuse_sweep(name: str) -> str:
     """Refuse a file of `everest sweep` where a recipe is expected."""
     from everest.config.recipe_files import find_recipe
-    from everest_workflows.sweep.request import is_sweep
+    from everest_workflows.sweep.request import is_sweep_file
 
     file = find_recipe(name)
-    if is_sweep(file):
+    if is_sweep_file(file):
         raise RecipeError(f"{file.label}: a sweep file, not a recipe; run `everest sweep {name}`")
     return name
 
@@ -183,7 +183,7 @@ def is_on_cpu(gpus: str) -> bool:
     return False
 
 
-def read_fractions(text: str) -> tuple[float, ...]:
+def read_keep_ratios(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`."""
     fractions: tuple[float, ...] = ()
     with suppress(ValueError):

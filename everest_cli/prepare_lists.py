@@ -165,7 +165,7 @@ def windows(
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Write a list of windows of long videos; intact files are not decoded.
+    """Write a list of windows of long videos; of most intact files only one frame is decoded.
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 -o windows.csv
     """

@@ -130,11 +130,14 @@ def show(
     --equal are those of training steps, measured on this machine.
     """
     from everest.config.recipe_files import find_recipe
-    from everest_workflows.sweep.request import is_sweep, read_request
+    from everest_workflows.sweep.request import is_sweep_file, read_request
 
     file = find_recipe(name)
     refuse(
-        {"--equal: give a sweep file, and leave out --resolved": equal and (resolved or not is_sweep(file))}
+        {
+            "--equal: give a sweep file, and leave out --resolved": equal
+            and (resolved or not is_sweep_file(file))
+        }
     )
     if equal is not None:
         from everest.config.yaml import write_yaml
@@ -143,7 +146,7 @@ def show(
         text = write_yaml(with_equal_cost(read_request(name, overrides=overrides or ()), equal).dump())
         typer.echo(text, nl=False)
         return
-    if is_sweep(file):
+    if is_sweep_file(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml
         from everest_workflows.sweep.sweep_jobs import resolve_variants

@@ -2,13 +2,12 @@
 
 for step in training.remaining_steps():
     for batch in step.batches():
-        step.backward(PassLosses(loss))
+        step.backward(MicroBatchLosses(loss))
     rows = step.update()
 
 A step is one update of the weights. In a micro-batch, a process computes the forward and the backward pass of
 one micro-batch; the micro-batches of a step accumulate their gradients. `steps` is a count, an `index` begins
-at
-0. A network is a module that learns, with its optimizer; the model is the first network of a run.
+at 0. A network is a module that learns, with its optimizer; the model is the first network of a run.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class RunCurves:
     def shown(self, key: str) -> NDArray[np.float64]:
         """The values (S, R) of a curve as they are sampled."""
         values = self.curves[key].y
-        return smooth(values) if key in LOGGED_EACH_STEP else values
+        return running_means(values) if key in LOGGED_EACH_STEP else values
 
 
 class _Run(NamedTuple):
@@ -150,7 +150,7 @@ def _read_transformer_spec(run: Path) -> ModelSpec | None:
     return read_model_spec(header.settings, source=weights)
 
 
-def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the running means (S, R) of the finite values, each over a 50th of the values on either side.
 
     The window is symmetric and shrinks at both ends: early losses fall so fast that a wider window would

@@ -32,4 +32,4 @@ def heading(text: str) -> dict[str, Any]:
 
 
 def ignore_event(event: dict[str, Any]) -> None:
-    """A `Report` that shows nothing."""
+    """An `Emit` that shows nothing."""

@@ -15,7 +15,7 @@ DEPTH: Final = 3  # of the deepest file below the folder that names paths
 
 
 def record_path(folder: Path) -> None:
-    """Add the present paths of a folder to its PLACES_FILE, before its files name them."""
+    """Add the present paths of a folder to its PATHS_FILE, before its files name them."""
     known = _read_paths(folder)
     paths = list(dict.fromkeys([*known, folder, folder.resolve()]))
     if paths != known:
@@ -23,7 +23,7 @@ def record_path(folder: Path) -> None:
 
 
 def _read_paths(folder: Path) -> list[Path]:
-    """The paths in the PLACES_FILE of a folder; empty if it is missing or damaged."""
+    """The paths in the PATHS_FILE of a folder; empty if it is missing or damaged."""
     file = folder / PATHS_FILE
     with suppress(RecipeError), damage_errors(file, fix=""):
         return [*map(Path, read_json(file))]

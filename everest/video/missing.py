@@ -78,7 +78,6 @@ class StatedTimes:
         frame_duration: float,
         *,
         lost: Sequence[LostPackets] = (),
-        breaks_off: bool = False,
     ) -> Iterator[Span]:
         """Yield the parts of a video that cannot be shown, inside it and at its end.
 
@@ -87,8 +86,8 @@ class StatedTimes:
             start: time of the first frame in seconds after time 0.
             frame_duration: seconds that a frame is shown.
             lost: the packets that cannot be decoded.
-            breaks_off: the last packets cannot be decoded, even if none are in `lost`.
         """
+        breaks_off = False  # the last packets cannot be decoded
         for frames, packets in lost:
             gap = _end_before_gap(seconds[:frames], frame_duration) if frames else -packets * frame_duration
             if frames < seconds.size:

@@ -44,8 +44,8 @@ from everest_workflows.project.candidates import (
 from everest_workflows.project.choice import BestCandidate, average, choose
 from everest_workflows.project.feature_kinds import LINEAR, Starts
 from everest_workflows.project.request import FEATURES_FOLDER, Project
-from everest_workflows.project.result import SELECTED, TestOutputs
-from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER
+from everest_workflows.project.result import TestOutputs
+from everest_workflows.recordings.project_folder import FINETUNE_FOLDER, MODEL_FOLDER, SELECTED
 
 
 @dataclass(frozen=True, kw_only=True)

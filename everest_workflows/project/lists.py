@@ -176,7 +176,7 @@ def _make_windows(
     annotations = list(map(Path, request.annotations))
     paths = [sample.path for sample in recordings]
     labels = read_bouts(annotations, paths, emit, whose=request.whose)
-    window = choose_window_seconds(chain.from_iterable(labels.bouts.values()))
+    window = training_window_seconds(chain.from_iterable(labels.bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
     summary = write_windows(
@@ -273,7 +273,7 @@ def _find_readable_videos(request: Request, emit: Emit) -> LabeledVideos:
     return replace(videos, samples=readable)
 
 
-def choose_window_seconds(bouts: Iterable[Bout]) -> float:
+def training_window_seconds(bouts: Iterable[Bout]) -> float:
     """The seconds of a window: about the median bout of the class with the shortest bouts."""
     by_class: dict[str, list[float]] = defaultdict(list)
     for bout in bouts:

@@ -39,7 +39,6 @@ from everest_workflows.project.feature_kinds import IMAGES
 from everest_workflows.project.request import REPORT, write_document
 from everest_workflows.project.result import (
     F1_KEY,
-    SELECTED,
     CandidateTest,
     ClassTest,
     MeasuredTest,
@@ -48,7 +47,7 @@ from everest_workflows.project.result import (
 )
 from everest_workflows.recordings.api import timeline
 from everest_workflows.recordings.bouts import BoutRules
-from everest_workflows.recordings.project_folder import FOLDS_FOLDER
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER, SELECTED
 from everest_workflows.recordings.scores import score_timelines
 from everest_workflows.recordings.timeline_figure import draw_timelines
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED, Timelines

@@ -21,7 +21,6 @@ from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FI
 RESULT: Final = "result.json"  # in the folder of a project, or of a fold
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
-SELECTED: Final = "selected"  # the outputs of the model that was chosen
 
 
 @dataclass(frozen=True, kw_only=True)

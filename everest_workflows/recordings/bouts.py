@@ -61,7 +61,7 @@ class BoutRules:
 
     background: float | None = None  # single-label: less probable windows have no class
     threshold: float | None = None  # multi-label: less probable classes are absent; None: the model's
-    smooth: float = 0.0  # seconds; see `smooth`
+    smooth: float = 0.0  # seconds; see `smooth_outputs`
     min_seconds: float = 0.0  # see `drop_short_runs`
 
     def check(self, heads: Heads) -> None:
@@ -139,7 +139,7 @@ def find_bouts(
     if head.task == "regression" or not len(outputs):
         return []
     if rules.smooth:
-        outputs = smooth(windows, outputs, rules.smooth)
+        outputs = smooth_outputs(windows, outputs, rules.smooth)
     is_multi_label = head.task == MULTI_LABEL
     columns: list[tuple[NDArray[np.int64], Floats]]  # the class of each window and its probability, (W,) each
     if is_multi_label:  # a column for each class that is present anywhere
@@ -196,7 +196,7 @@ def drop_short_runs(windows: WindowSpans, classes: NDArray[np.int64], seconds: f
     return new_classes
 
 
-def smooth(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
+def smooth_outputs(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
     """Return the mean of (W, C) over the windows whose centers are at most half of `seconds` away."""
     centers = (windows.starts + windows.ends) / 2
     first = np.searchsorted(centers, centers - seconds / 2 - TIME_TOLERANCE)

@@ -53,7 +53,7 @@ def divide_footage(extents: Extents, seconds: float) -> list[FootageWindow]:
     return windows
 
 
-def choose_window_seconds(extents: Extents, num_windows: int) -> float:
+def checked_window_seconds(extents: Extents, num_windows: int) -> float:
     """Return the seconds of a window, at most 10, so that the footage has three for each in the sample."""
     total = sum(end - start for start, end in extents.values())
     return min(WINDOW_SECONDS, float(f"{total / (3 * num_windows):.1g}"))
@@ -64,7 +64,7 @@ def choose_first_sample(extents: Extents) -> tuple[int, float]:
     total = sum(end - start for start, end in extents.values())
     num_windows = max(2, min(SAMPLED_FIRST, int(total / (3 * SHORTEST_WINDOW))))
     shortest = min(SHORTEST_WINDOW, total / num_windows)
-    return num_windows, max(shortest, min(FIRST_WINDOW, choose_window_seconds(extents, num_windows)))
+    return num_windows, max(shortest, min(FIRST_WINDOW, checked_window_seconds(extents, num_windows)))
 
 
 def windows_for_half(windows: int, checked: int) -> int:
@@ -92,7 +92,7 @@ def sample_windows(
     remaining = [window for window in windows if window not in sampled]
     if number > len(remaining):
         unused, fix = " left" if checked else "", "draw fewer"
-        if not marks and (shorter := choose_window_seconds(extents, number)) >= SHORTEST_WINDOW:
+        if not marks and (shorter := checked_window_seconds(extents, number)) >= SHORTEST_WINDOW:
             fix = f"use --window {shorter:g}, which gives {len(divide_footage(extents, shorter))}"
         raise RecipeError(f"--draw {number}: only {len(remaining)} windows of {seconds:g} s{unused}; {fix}")
     # With the same seed, a second draw would choose neighbors of the windows of the first draw.

@@ -1,7 +1,7 @@
 """Lists of windows of long videos (`prepare windows`), with their classes if there are bouts.
 
 A window is a sample: a video with a start and an end in seconds. If only some windows are listed, they are
-spread evenly. Intact files are not decoded.
+spread evenly. Of most intact files only the first frame is decoded.
 
 N windows of a recording, in the order of time, a step apart.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +27,9 @@ from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest.system.types import Span
+from everest.video.metadata import inspect_video
 from everest.video.missing import damage_text
-from everest.video.packet_times import PacketTimes, packet_times
+from everest.video.reader import frame_times
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 from everest_workflows.annotations.bout import Bout, Bouts, unscored_spans
@@ -123,10 +123,9 @@ def _find_windows(
     """The windows of each readable video; and by kind of problem, paths and reasons of the other videos."""
     videos: list[VideoWindows] = []
     problems: dict[str, list[dict[str, str]]] = {name: [] for name in PROBLEM_EFFECTS}
-    read = lru_cache(maxsize=1)(packet_times)  # segments of one video often follow each other
     for num_done, sample in enumerate(samples, start=1):
         try:
-            video, reasons = _windows_of(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            video, reasons = _windows_of(sample, settings, bouts.get(sample.path, ()))
             videos.append(video)
         except (VideoError, OSError) as error:
             reason = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
@@ -151,25 +150,28 @@ def _find_windows(
 
 
 def _windows_of(
-    sample: Sample, packets: PacketTimes, settings: WindowSettings, bouts: Sequence[Bout]
+    sample: Sample, settings: WindowSettings, bouts: Sequence[Bout]
 ) -> tuple[VideoWindows, dict[str, str]]:
     """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
+    seconds = frame_times(sample.video)
+    metadata = inspect_video(sample.video)
+    video_end = float(seconds[-1]) + 1 / (metadata.info.fps or 1)
+    times = np.append(seconds, video_end)
     start = sample.start or 0.0
-    end = packets.end if sample.end is None else min(sample.end, packets.end)
-    times = np.append(packets.seconds, packets.end)
+    end = video_end if sample.end is None else min(sample.end, video_end)
     if sample.start_frame is not None:
         start = float(times[min(sample.start_frame, len(times) - 1)])
     if sample.end_frame is not None:
         end = float(times[min(sample.end_frame, len(times) - 1)])
     if start >= end - TIME_TOLERANCE:
-        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
+        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {video_end:g} s")
     count = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
     starts = (start + settings.step * np.arange(count, dtype=np.float64)).round(6)
-    missing = [(gap_start, min(gap_end, end)) for gap_start, gap_end in packets.missing if gap_start < end]
+    missing = [(gap_start, min(gap_end, end)) for gap_start, gap_end in metadata.missing if gap_start < end]
     windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
     is_intact = _are_outside(windows, missing)
     is_open = sample.end is None and sample.end_frame is None
-    damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
+    damage = damage_text(metadata.missing, within=(start or -inf, inf if is_open else end))
     if not is_intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}

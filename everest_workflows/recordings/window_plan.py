@@ -13,11 +13,10 @@ from everest.errors import DataError
 from everest.system.text import damage_errors, load_json
 from everest_workflows.annotations.bout import BACKGROUND
 from everest_workflows.recordings.footage import Extents, divide_footage
-from everest_workflows.recordings.project_folder import FOLDS_FOLDER
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER, SELECTED
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate, pool, squared_quantile
 
 PLANNED: Final = (5, 10, 20, 50, 100, 200)  # windows of each group
-SELECTED: Final = "selected"  # the outputs of the model that `everest train` selects, among all candidates
 
 
 def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, CheckedAmounts]:

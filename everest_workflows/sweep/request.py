@@ -87,7 +87,7 @@ class SweepRequest:
         }
 
 
-def is_sweep(file: RecipeFile) -> bool:
+def is_sweep_file(file: RecipeFile) -> bool:
     """Whether a file describes a sweep, not a recipe."""
     return not SWEEP_ONLY_KEYS.isdisjoint(file.values())
 
@@ -110,11 +110,11 @@ def read_request(
     """
     file = recipe = find_recipe(source)
     label, written = "", SweepFile()
-    if is_sweep(file):
+    if is_sweep_file(file):
         label, written = f"{file.label}: ", _read_file(file)
         try:
             recipe = find_recipe(written.recipe, folder=file.folder or Path())
-            if is_sweep(recipe):
+            if is_sweep_file(recipe):
                 raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
             raise RecipeError(f"{label}recipe: {error}") from error

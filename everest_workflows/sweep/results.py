@@ -162,7 +162,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)
 
 
-def is_sweep(folder: Path) -> bool:
+def is_sweep_folder(folder: Path) -> bool:
     """Whether a folder is that of a sweep."""
     return (folder / RESULTS_FILE).is_file()
 

@@ -24,10 +24,10 @@ from everest.methods.strategies import (
     Tube,
 )
 from everest.methods.targets import PixelTargets
-from everest_workflows.sweep.request import is_sweep, read_request
+from everest_workflows.sweep.request import is_sweep_file, read_request
 from everest_workflows.sweep.sweep_jobs import resolve_variants
 
-RECIPES = [name for name in shipped_names() if not is_sweep(shipped_recipe(name))]
+RECIPES = [name for name in shipped_names() if not is_sweep_file(shipped_recipe(name))]
 
 # EVEREST Table 7: base_lr, flip, batch_size, warmup_epochs, keep_ratio, stride, epochs
 TABLE_7 = {

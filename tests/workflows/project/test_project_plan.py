@@ -14,7 +14,7 @@ from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.project import project_plan
-from everest_workflows.project.lists import check_copies, choose_window_seconds
+from everest_workflows.project.lists import check_copies, training_window_seconds
 from everest_workflows.project.project_plan import check_groups, describe_samples
 
 
@@ -75,7 +75,7 @@ def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_
     assert "not both" not in "".join(lines)
     for lengths, seconds in (((1.1, 7.0), 1), ((0.1,), 0.5), ((9.0, 30.0), 2), ((), 1)):
         bouts = [Bout(video="a", start=0.0, end=length, label=str(length)) for length in lengths]
-        assert choose_window_seconds(bouts) == seconds
+        assert training_window_seconds(bouts) == seconds
 
 
 def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: Path, tmp_path: Path):

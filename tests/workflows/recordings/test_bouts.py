@@ -13,7 +13,7 @@ from everest_workflows.recordings.bouts import (
     WindowSpans,
     drop_short_runs,
     find_bouts,
-    smooth,
+    smooth_outputs,
 )
 
 FPS = 16
@@ -92,9 +92,9 @@ def test_a_short_bout_takes_the_class_of_the_nearest_longer_one():
 def test_smoothing_is_the_mean_over_the_windows_around():
     windows = windows_at(*(number / 2 for number in range(6)))
     outputs = np.array([[0.0], [1.0], [0.0], [0.0], [0.9], [0.0]], np.float32)
-    found = smooth(windows, outputs, 1.0)[:, 0].tolist()
+    found = smooth_outputs(windows, outputs, 1.0)[:, 0].tolist()
     assert found == pytest.approx([1 / 2, 1 / 3, 1 / 3, 0.3, 0.3, 0.45])  # half a second to each side
-    assert np.array_equal(smooth(windows, outputs, 0.2), outputs)
+    assert np.array_equal(smooth_outputs(windows, outputs, 0.2), outputs)
 
 
 def test_a_class_is_present_from_its_threshold_on():

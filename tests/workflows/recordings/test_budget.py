@@ -10,8 +10,8 @@ from everest.config.heads import Head
 from everest.errors import DataError, RecipeError
 from everest_workflows.annotations.bout import CHECKED, TO_CHECK, UNSCORED, Bout, group_by_video
 from everest_workflows.recordings.footage import (
+    checked_window_seconds,
     choose_first_sample,
-    choose_window_seconds,
     divide_footage,
     sample_windows,
     windows_for_half,
@@ -201,8 +201,8 @@ def test_a_second_draw_does_not_choose_the_neighbors_of_the_first():
 
 
 def test_the_advice_on_windows_to_draw():
-    assert choose_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
-    assert choose_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
+    assert checked_window_seconds({"x": (0.0, 36000.0)}, 30) == 10
+    assert checked_window_seconds({"x": (0.0, 100.0), "y": (5.0, 85.0)}, 30) == 2
     for seconds, advice in ((36000.0, (30, 2)), (40.0, (13, 1)), (20.7, (6, 1)), (0.7, (2, 0.35))):
         assert choose_first_sample({"x": (0.0, seconds)}) == advice
         assert len(sample_windows({"x": (0.0, seconds)}, {}, advice[1], advice[0])) == advice[0]

@@ -15,9 +15,7 @@ from everest.lists.labels import class_indices
 from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
-from everest.video.packet_times import packet_times
 from everest.video.reader import video_damage_text, video_info
-from everest.video.stream import VideoError
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.recordings.window_labels import label_samples, label_windows
 from everest_workflows.recordings.window_lists import choose_windows
@@ -127,8 +125,6 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     assert {name for name, *_ in listed} == {"growing.ts"}
     end = video_info(tmp_path / "growing.ts").num_frames / FPS
     assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
-    with pytest.raises(VideoError, match="folder of images"):
-        packet_times(tmp_path)
     alone = refused("prepare", "windows", tmp_path / "empty.mp4", "--seconds=4", "-o", tmp_path / "n", code=4)
     assert "empty file" in alone
 

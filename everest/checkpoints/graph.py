@@ -179,6 +179,7 @@ class ExportedClassifier(Classifier):
     Attributes:
         spec: the spec of the exported model, with the token selection of the file.
         clip: the format of its clips; the stride is 1 if the file does not state it.
+        clip_seconds: the median length of its training clips; None if the file does not state it.
         knows_stride: whether the file states the stride of its clips.
         precision: the precision of the network, fp32 or int8.
         training_facts: further facts about its training, by name, if the file states any.
@@ -194,6 +195,7 @@ class ExportedClassifier(Classifier):
         has_all_names = classes is None or not self.spec.only_head or len(classes) == self.num_classes
         self.precision = metadata["precision"]
         self.training_facts: dict[str, Any] = parse_json(metadata.get(TRAINING, "{}"))
+        self.clip_seconds: float | None = clip.get("seconds")
         self.knows_stride = clip["stride"] is not None
         self._clip = ClipFormat(
             frames=self.spec.frames,

@@ -81,7 +81,7 @@ def extract(
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     if out.suffix not in FEATURE_SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(FEATURE_SUFFIXES)}")
-    batching = replace(batching, step=batching.step or batching.window).on_grid(model.views)
+    batching = replace(batching, step=batching.step or batching.window).on_grid(model)
     job = LongJob(model, samples, batching, {"features": level}, output=out, overwrite=overwrite)
     job.check_output()
     with job.open() as store:

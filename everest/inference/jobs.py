@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,7 +23,13 @@ from everest.checkpoints.load import find_run_weights, is_timm_name
 from everest.data.recipe_clips import fingerprint
 from everest.inference.opened_model import OpenedModel
 from everest.inference.pieces import PieceModel, ViewTensors
-from everest.inference.videos import Batching, Compute, compute_over_videos, compute_over_windows
+from everest.inference.videos import (
+    Batching,
+    Compute,
+    compute_over_segments,
+    compute_over_videos,
+    compute_over_windows,
+)
 from everest.inference.windows import Unreadable, Window
 from everest.lists.sample import ListSize, Sample
 from everest.system.accelerator import Processes, join_processes
@@ -132,11 +139,14 @@ def add_rows(
     compute: Compute,
     make_row: Callable[[ViewTensors], dict[str, Tensor]],
     batching: Batching,
+    *,
+    pieces: PieceModel | None = None,
 ) -> JoinedParts | None:
     """Add the rows of the videos that a folder of parts lacks.
 
     Args:
         make_row: makes the row of a video from the values of its views.
+        pieces: computes the same as `compute`; for samples that are overlapping segments of videos.
     Returns:
         The rows of all processes, with the results of each video; None in a process other than the main one.
     """
@@ -148,14 +158,18 @@ def add_rows(
     own = store.own(len(units))
     rest = {unit: batching.divide(units[unit][len(store.results(unit)) :]) for unit in own}
     parts = [part for unit in own for part in rest[unit]]
-    computed = compute_over_videos(
-        model.dataset(samples),
-        parts,
-        compute,
-        train=model.recipe.train,
-        emit=batching.emit,
-        processes=store.processes.num_processes,
-    )
+    if pieces is None:
+        computed = compute_over_videos(
+            model.dataset(samples),
+            parts,
+            compute,
+            train=model.recipe.train,
+            emit=batching.emit,
+            processes=store.processes.num_processes,
+        )
+    else:
+        own_units = {unit: units[unit] for unit in own}
+        computed = _compute_units(store, model, samples, own_units, pieces, batching, done)
     for unit in own:
         for part, values in zip(rest[unit], computed, strict=False):
             results = [each if isinstance(each, Unreadable) else None for each in values]
@@ -164,6 +178,31 @@ def add_rows(
             store.add(unit, results, _stack_rows(rows), is_last=part is rest[unit][-1])
     known = {index for unit in (*completed, *own) for index in units[unit]}
     return _join(store, samples, known, batching.emit, is_one_each=True)
+
+
+def _compute_units(
+    store: Parts,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    units: Mapping[int, range],
+    compute: PieceModel,
+    batching: Batching,
+    done: int,
+) -> Iterator[list[ViewTensors | Unreadable]]:
+    """Yield the values of the views of the segments that units lack, batch by batch.
+
+    Args:
+        done: the number of samples of earlier calls, for the progress.
+    """
+    size = ListSize.of(samples)
+    for unit, indices in units.items():
+        segments = [samples[index] for index in indices]
+        skipped = len(store.results(unit))
+        computed = compute_over_segments(model, segments, compute, batching, done=skipped)
+        while values := list(islice(computed, batching.batch)):
+            done += len(values)
+            batching.emit(size.progress_event(done))
+            yield values
 
 
 def add_window_rows(

@@ -195,6 +195,12 @@ class OpenedModel:
         return self.module
 
     @property
+    def sees_whole_clips(self) -> bool:
+        """Whether nothing that is computed of a clip is of use for another one with some of its frames."""
+        frames = self.module.spec.frames
+        return frames in (part.piece_frames(self.keep) for part in self.module.parts)
+
+    @property
     def views(self) -> EvalViews:
         return evaluation_views(self.recipe)
 

@@ -8,8 +8,9 @@ B clips, M pieces of a clip, P pieces, S frames of a piece, V views, C channels,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Self
 
 import torch
@@ -60,6 +61,30 @@ class PieceModel:
         return cls._of(model, model.features, collect)
 
     @classmethod
+    def of_feature_vectors(cls, models: Mapping[str, OpenedModel]) -> Self:
+        """What the heads of several classifiers see of the same clips, (B, F) float32 on the CPU, by name."""
+
+        def make(name: str, model: OpenedModel) -> PieceModel:
+            @torch.inference_mode()
+            def compute(clips: Tensor) -> ViewTensors:
+                with model.runtime.autocast():
+                    return finish(model.classifier.features(model.normalize(clips)), [])
+
+            def finish(features: Tensor, encoded: list[ViewTensors]) -> ViewTensors:
+                return {name: features.float().cpu()}
+
+            return cls._of(model, compute, finish)
+
+        made = [make(name, model) for name, model in models.items()]
+
+        def join(encoded: list[ViewTensors]) -> ViewTensors:
+            rest = iter(encoded)
+            parts = [model.join(list(islice(rest, len(model.encoders)))) for model in made]
+            return {name: x for part in parts for name, x in part.items()}
+
+        return cls(encoders=[encoder for model in made for encoder in model.encoders], join=join)
+
+    @classmethod
     def of_clips(cls, compute: Callable[[Tensor], ViewTensors], num_frames: int) -> Self:
         """Compute values of entire clips (B, C, T, H, W) uint8."""
 
@@ -80,10 +105,10 @@ class PieceModel:
         Args:
             finish: the values of clips from their features and their encoded pieces.
         """
-        parts, num_frames = model.module.parts, model.module.spec.frames
+        if model.sees_whole_clips:
+            return cls.of_clips(compute, model.module.spec.frames)
+        parts = model.module.parts
         sizes = [part.piece_frames(model.keep) for part in parts]
-        if num_frames in sizes:
-            return cls.of_clips(compute, num_frames)
 
         def make_encoder(encode: Callable[[Tensor], Tensor], size: int) -> PieceEncoder:
             @torch.inference_mode()

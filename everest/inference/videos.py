@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any
@@ -19,7 +19,6 @@ from torch import Tensor
 from everest.config.settings import TrainSettings
 from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import STOP_SECONDS, read_with_fewer
-from everest.data.views import EvalViews
 from everest.errors import DataError
 from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.pieces import EncodedPieces, PieceModel, ViewTensors
@@ -31,6 +30,7 @@ from everest.inference.windows import (
     WindowItem,
     WindowPieces,
     check_seconds,
+    read_segment_items,
     read_window_items,
     step_on_grid,
 )
@@ -57,13 +57,13 @@ class Batching:
         check_counts(batch=self.batch)
         check_seconds(window=self.window, step=self.step)
 
-    def on_grid(self, views: EvalViews) -> Batching:
+    def on_grid(self, model: OpenedModel) -> Batching:
         """The same options with windows that share frames, see `step_on_grid`; a changed step is reported."""
-        if self.window is None or self.step is None:
+        if self.window is None or self.step is None or model.sees_whole_clips:
             return self
-        step = step_on_grid(views, window=self.window, step=self.step)
+        step = step_on_grid(model.views, window=self.window, step=self.step)
         if abs(step - self.step) > MIN_SECONDS:
-            spacing = f"the frames of a clip are {self.window / views.frames:.3g} s apart"
+            spacing = f"the frames of a clip are {self.window / model.views.frames:.3g} s apart"
             self.emit(notice(f"windows begin every {step:.4g} s, not {self.step:g} s: {spacing}"))
         return replace(self, step=step)
 
@@ -150,6 +150,40 @@ def compute_over_windows(
         yield [
             item if isinstance(item, Unreadable) else (item.window, next(values)) for item in items_of_batch
         ]
+
+
+def compute_over_segments(
+    model: OpenedModel, samples: Sequence[Sample], compute: PieceModel, batching: Batching, *, done: int = 0
+) -> Iterator[ViewTensors | Unreadable]:
+    """Yield the values of the views of samples after the first `done`.
+
+    What successive segments of a video share is read and encoded once. A sample's values do not depend on
+    `done`, to the bit.
+    """
+    for _, group in groupby(samples, key=lambda sample: sample.video):
+        segments = [*group]
+        if done < len(segments):
+            yield from _compute_segments(model, segments, compute, batching, done)
+        done = max(done - len(segments), 0)
+
+
+def _compute_segments(
+    model: OpenedModel, segments: Sequence[Sample], compute: PieceModel, batching: Batching, done: int
+) -> Iterator[ViewTensors | Unreadable]:
+    """Yield the values of the views of segments of one video."""
+    sizes = [encoder.frames for encoder in compute.encoders]
+    encoded = EncodedPieces(compute)
+    items = _read_ahead(
+        lambda emit: read_segment_items(segments, model.views, sizes, batch=batching.batch, done=done),
+        batching,
+        timeout=model.recipe.train.data_timeout,
+        path=segments[0].path,
+    )
+    for item in items:
+        if isinstance(item, PieceFrames):
+            encoded.add(item)
+        else:
+            yield item if isinstance(item, Unreadable) else next(encoded.join([item]))
 
 
 def _read_ahead(

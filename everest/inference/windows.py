@@ -233,6 +233,44 @@ def read_window_items(
         yield Unreadable(problem)
 
 
+def read_segment_items(
+    segments: Sequence[Sample],
+    views: EvalViews,
+    sizes: Sequence[int],
+    *,
+    batch: int,
+    done: int = 0,
+) -> Iterator[WindowItem]:
+    """Yield the segments of a video after the first `done` as windows, and their pieces.
+
+    A segment that has no frame, or a damaged one, is Unreadable. See `read_window_items`.
+    """
+    spans = list(map(_find_span, segments))
+    windows = [Window(start=0.0, end=0.0, span=span) for span in spans if isinstance(span, FrameSpan)]
+    num_done = sum(isinstance(span, FrameSpan) for span in spans[:done])
+    items = read_pieces(segments[0].video, windows, views, sizes, batch=batch, done=num_done)
+    for number, span in enumerate(spans[done:], start=done):
+        try:
+            if isinstance(span, Unreadable):
+                yield span
+                continue
+            for item in items:
+                yield Unreadable("a damaged frame") if item is None else item
+                if not isinstance(item, PieceFrames):
+                    break
+        except VideoError as error:  # all segments that are left
+            yield from [Unreadable(error.reason)] * (len(spans) - number)
+            return
+
+
+def _find_span(segment: Sample) -> FrameSpan | Unreadable:
+    """The frames of a segment, or why it has none."""
+    try:
+        return frame_span(segment)
+    except VideoError as error:
+        return Unreadable(error.reason)
+
+
 WindowItem = PieceFrames | WindowPieces | Unreadable
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Final, cast
@@ -32,6 +32,7 @@ from everest.config.settings import Recipe
 from everest.errors import DataError
 from everest.inference.jobs import add_rows
 from everest.inference.opened_model import OpenedModel
+from everest.inference.pieces import PieceModel
 from everest.inference.videos import Batching, compute_over_videos
 from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
@@ -135,7 +136,8 @@ def fill_table(
     for module in modules.values():
         module.recipe, module.class_names = recipe, classes.names
         module.to(device)
-    first = OpenedModel.of(next(iter(modules.values())), clips=1, crops=1)
+    opened = {name: OpenedModel.of(module, clips=1, crops=1) for name, module in modules.items()}
+    first = next(iter(opened.values()))
 
     @torch.inference_mode()
     def compute(clips: Tensor) -> dict[str, Tensor]:
@@ -147,7 +149,9 @@ def fill_table(
         return {name: x[0] for name, x in views.items()}
 
     with open_parts(folder, {"features": [*modules]}) as store:
-        joined = add_rows(store, first, samples, compute, row_of, Batching(batch=READ_BATCH, emit=emit))
+        pieces = PieceModel.of_feature_vectors(opened) if share_frames(samples) else None
+        batching = Batching(batch=READ_BATCH, emit=emit)
+        joined = add_rows(store, first, samples, compute, row_of, batching, pieces=pieces)
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
@@ -159,6 +163,17 @@ def fill_table(
         features |= {SIZE_RATE: flags} if flags.shape[1] > 1 else {}
         yield FeatureTable(modules=modules, rows=rows, features=features)
         store.remove()
+
+
+def share_frames(samples: Sequence[Sample]) -> bool:
+    """Whether some sample is a part of a video that begins before the sample listed before it ends."""
+    return any(
+        sample.video == before.video
+        and sample.start is not None
+        and before.end is not None
+        and (before.start or 0.0) < sample.start < before.end
+        for before, sample in pairwise(samples)
+    )
 
 
 def flag_sizes(samples: Sequence[Sample]) -> Floats:

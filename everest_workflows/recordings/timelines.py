@@ -224,8 +224,9 @@ def timeline_job(
     """Prepare the job that computes timelines of videos or segments, and choose their windows.
 
     Args:
-        batching: without a `window`, the window that `everest train` chose for the model, with its step
-            unless `step` is given; for other models, windows are as long as a clip.
+        batching: without a `window`, windows are as `everest train` chose them for the model, with its step
+            unless `step` is given; of other models as long as a clip, or, if the clips of an exported model
+            span a video, as long as its training clips.
         options: of `LongJob`.
     """
     if batching.window is None and (trained_window := read_training(model.module)["window"]):
@@ -233,9 +234,13 @@ def timeline_job(
             batching, window=trained_window, step=batching.step or STEP_AS_TRAINED * trained_window
         )
         batching.emit(heading(f"windows of {trained_window:g} s, as trained, every {batching.step:g} s"))
+    elif batching.window is None and not has_windows(model) and isinstance(model.module, ExportedClassifier):
+        batching = replace(batching, window=model.module.clip_seconds)
+        if batching.window is not None:
+            batching.emit(heading(f"windows of {batching.window:.4g} s, as the training clips"))
     if batching.window is None and not has_windows(model):
         raise OptionError("window: the clips of this model span a whole video; set the seconds of a window")
-    return LongJob(model, samples, batching.on_grid(model.views), {}, **options)
+    return LongJob(model, samples, batching.on_grid(model), {}, **options)
 
 
 @contextmanager

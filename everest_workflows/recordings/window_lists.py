@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.config.heads import Task
+from everest.data.footage import FrameTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.windows import check_seconds
 from everest.lists.sample import Sample
@@ -29,7 +30,6 @@ from everest.system.text import plural
 from everest.system.types import Span
 from everest.video.metadata import inspect_video
 from everest.video.missing import damage_text
-from everest.video.reader import frame_times
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 from everest_workflows.annotations.bout import Bout, Bouts, unscored_spans
@@ -153,25 +153,23 @@ def _windows_of(
     sample: Sample, settings: WindowSettings, bouts: Sequence[Bout]
 ) -> tuple[VideoWindows, dict[str, str]]:
     """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
-    seconds = frame_times(sample.video)
-    metadata = inspect_video(sample.video)
-    video_end = float(seconds[-1]) + 1 / (metadata.info.fps or 1)
-    times = np.append(seconds, video_end)
+    video, missing = FrameTimes.of(sample.video), inspect_video(sample.video).missing
+    times = np.append(video.seconds, video.end)
     start = sample.start or 0.0
-    end = video_end if sample.end is None else min(sample.end, video_end)
+    end = video.end if sample.end is None else min(sample.end, video.end)
     if sample.start_frame is not None:
         start = float(times[min(sample.start_frame, len(times) - 1)])
     if sample.end_frame is not None:
         end = float(times[min(sample.end_frame, len(times) - 1)])
     if start >= end - TIME_TOLERANCE:
-        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {video_end:g} s")
+        raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {video.end:g} s")
     count = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
     starts = (start + settings.step * np.arange(count, dtype=np.float64)).round(6)
-    missing = [(gap_start, min(gap_end, end)) for gap_start, gap_end in metadata.missing if gap_start < end]
+    gaps = [(gap_start, min(gap_end, end)) for gap_start, gap_end in missing if gap_start < end]
     windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
-    is_intact = _are_outside(windows, missing)
+    is_intact = _are_outside(windows, gaps)
     is_open = sample.end is None and sample.end_frame is None
-    damage = damage_text(metadata.missing, within=(start or -inf, inf if is_open else end))
+    damage = damage_text(missing, within=(start or -inf, inf if is_open else end))
     if not is_intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}

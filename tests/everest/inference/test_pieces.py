@@ -18,7 +18,12 @@ from everest.config.settings import Recipe
 from everest.data.views import EvalViews
 from everest.inference.opened_model import OpenedModel
 from everest.inference.pieces import PieceModel
-from everest.inference.videos import Batching, compute_over_windows
+from everest.inference.videos import (
+    Batching,
+    compute_over_segments,
+    compute_over_videos,
+    compute_over_windows,
+)
 from everest.inference.windows import Unreadable, Window, step_on_grid
 from everest.lists.sample import Sample
 from everest.models.classifier import Classifier
@@ -114,7 +119,7 @@ def one_by_one(model: OpenedModel, path: str, results: Sequence[Result]) -> None
 def test_outputs_are_those_of_windows_one_by_one(loaded, clip_files, name, window, step, batch):
     model = opened(MODELS[name], loaded)
     video = str(clip_files / "clip3.mp4")
-    batching = Batching(window=window, step=step, batch=batch).on_grid(model.views)
+    batching = Batching(window=window, step=step, batch=batch).on_grid(model)
     one_by_one(model, video, over_windows(model, Sample(path=video), batching))
 
 
@@ -129,7 +134,7 @@ def test_they_are_with_other_samplings_rates_and_views(
     recipe = replace(loaded, finetune=replace(loaded.finetune, sampling=sampling))
     model = opened(MODELS[name], recipe, crops=crops, fps=fps)
     for video in (str(clip_files / "clip1.mp4"), str(uneven)):
-        batching = Batching(window=0.6, step=0.2).on_grid(model.views)
+        batching = Batching(window=0.6, step=0.2).on_grid(model)
         one_by_one(model, video, over_windows(model, Sample(path=video), batching))
 
 
@@ -175,7 +180,42 @@ def test_each_frame_pair_or_clip_is_encoded_once(loaded, clip_files, monkeypatch
     assert len(set(encoded)) == len(encoded) == {1: 4 + 4, 2: 3 + 4, 4: 5}[size]
 
 
-def test_windows_begin_on_the_grid_of_the_frames_of_their_clips():
+def test_segments_that_share_frames_have_the_features_of_clips_and_a_resume_changes_no_bit(
+    loaded: Recipe, clip_files: Path, tmp_path: Path
+):
+    models = {name: opened(make, loaded) for name, make in MODELS.items() if not name.startswith("of")}
+    first, pieces = models["by_frames"], PieceModel.of_feature_vectors(models)
+    hole = str(with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4"))
+    starts = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 9.0]  # seconds; the last is after the end
+    paths = (str(clip_files / "clip3.mp4"), hole, str(tmp_path / "missing.mp4"))
+    samples = [Sample(path=path, start=at, end=at + 0.5) for path in paths for at in starts]
+
+    @torch.inference_mode()
+    def features(clips: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            name: model.classifier.features(model.normalize(clips)).float() for name, model in models.items()
+        }
+
+    batching = Batching(batch=4)
+    parts = batching.divide(range(len(samples)))
+    clips = compute_over_videos(first.dataset(samples), parts, features, train=loaded.train, emit=print)
+    found = [*compute_over_segments(first, samples, pieces, batching)]
+    assert 0 < sum(isinstance(each, Unreadable) for each in found[7:14]) < 7
+    for expected, each in zip(chain(*clips), found, strict=True):
+        if isinstance(expected, Unreadable):
+            assert isinstance(each, Unreadable)
+        else:
+            torch.testing.assert_close(each, expected, atol=1e-6, rtol=0)
+    for done in range(len(samples)):
+        rest = [*compute_over_segments(first, samples, pieces, batching, done=done)]
+        for expected, each in zip(found[done:], rest, strict=True):
+            if isinstance(expected, Unreadable):
+                assert each == expected
+            else:
+                assert all(torch.equal(each[name], values) for name, values in expected.items())
+
+
+def test_windows_begin_on_the_grid_of_the_frames_of_their_clips(loaded: Recipe):
     views = EvalViews(frames=8, stride=1, size=(32, 32), clips=1, crops=1, sampling="spread")
     assert [step_on_grid(views, window=2.0, step=step) for step in (0.01, 0.3, 0.5, 2.0)] == [
         0.25,
@@ -185,12 +225,15 @@ def test_windows_begin_on_the_grid_of_the_frames_of_their_clips():
     ]
     assert step_on_grid(replace(views, sampling="dense"), window=2.0, step=0.3) == 0.3
     said = []
-    batching = Batching(window=2.0, step=0.3, emit=said.append).on_grid(views)
+    model, whole = opened(by_frames, loaded), opened(by_clips, loaded)
+    batching = Batching(window=1.0, step=0.3, emit=said.append)
+    assert batching.on_grid(whole) is batching  # nothing of a clip is of use for another
+    batching = batching.on_grid(model)
     assert batching.step == 0.25
     assert [event["text"] for event in said] == [
         "windows begin every 0.25 s, not 0.3 s: the frames of a clip are 0.25 s apart"
     ]
-    assert batching.on_grid(views).step == 0.25
+    assert batching.on_grid(model).step == 0.25
     assert len(said) == 1
 
 

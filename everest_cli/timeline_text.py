@@ -39,10 +39,9 @@ def format_alarms(document: Mapping[str, Any]) -> str:
         f"  ALARM  {alarm['time']:8.2f} s  {alarm['probability']:>8.1%}  {alarm['label']}  {alarm['video']}"
         for alarm in alarms
     ]
-    count = f"{len(alarms)} in {document['hours']:.3g} hours"
-    lines.append(
-        f"alarms: {count}, {document['per_day']:.3g} per day (95 % interval {low:.3g} to {high:.3g})"
-    )
+    day, low, high = (f"{float(f'{number:.3g}'):,g}" for number in (document["per_day"], low, high))
+    count = f"{len(alarms)} in {document['hours']:.3g} hours, {day} per day (95 % interval {low} to {high})"
+    lines.append(f"alarms at threshold {document['threshold']:.3g}: {count}")
     return "".join(f"{line}\n" for line in lines)
 
 

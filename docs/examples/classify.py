@@ -7,10 +7,11 @@ python classify.py line.onnx rtsp://camera/1 2 --normal ok --threshold 0.9 --hol
 
 Prints the time and class of each window; with --json the five most probable. With --normal CLASS, a window is
 a fault if 1 - P(CLASS) reaches the threshold (of several labels: if P of another class does), and --hold
-faults in a row are an alarm. `everest train --normal` stores both in the model. Of streams, cameras,
-pipes and growing files (--follow), times are wall-clock, and a lost source is opened again. The metadata
-of the model states the preprocessing. The last line has the milliseconds of a window, in CPU time: other
-programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends the program.
+faults in a row are an alarm, until a window without a fault. `everest train --normal` stores both in the
+model. Of streams, cameras, pipes and growing files (--follow), times are wall-clock, and a lost source is
+opened again. The metadata of the model states the preprocessing. The last line has the milliseconds of a
+window, in CPU time: other programs hardly change it. Uses one CPU thread, or OMP_NUM_THREADS. Ctrl-C ends
+the program.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def say(text: str) -> None:
 
 
 def windows(options: argparse.Namespace, usual: float | None) -> Iterator[tuple[Any, Any, list[Any]]]:
-    """Yield start, end and frames of each window; after a gap of the source, a new one begins.
+    """Yield start, end and frames of each window; where the source's clock jumps back, a new one begins.
 
     Times count from the first frame; of a source without an end they are datetimes, and when it is lost,
     ConnectionError is raised unless options.once. Windows are as long as options.seconds; None: `usual`, or
@@ -124,11 +125,16 @@ def windows(options: argparse.Namespace, usual: float | None) -> Iterator[tuple[
             sys.exit(f"{source}: never ends; give SECONDS, the length of a window, such as 2")
         if seconds is None:
             seconds = usual if usual is not None and length >= 2 * usual else math.inf
-        first = None
+        zero = latest = None  # the clock of the source at 0 s, and at the last frame
         for frame in intact_frames(container, source):
-            first = frame.time if first is None else first
+            if latest is None:
+                zero = frame.time
+            elif frame.time < latest:  # such as of an encoder that was started again
+                say(f"{source}: its clock jumped back from {latest - zero:.1f} s; a new window begins")
+                zero, frames = frame.time - (latest - zero), []
+            latest = frame.time
             if frames and frame.time >= frames[0].time + seconds:
-                start, end = frames[0].time - first, frame.time - first
+                start, end = frames[0].time - zero, frame.time - zero
                 if is_live:  # a camera's clock drifts
                     now = datetime.now().astimezone()
                     yield now - timedelta(seconds=end - start), now, frames
@@ -140,12 +146,14 @@ def windows(options: argparse.Namespace, usual: float | None) -> Iterator[tuple[
     if is_live and not options.once:
         raise ConnectionError("the stream ended")
     if frames and not is_live:  # the last window may be shorter
-        yield frames[0].time - first, frames[-1].time - first, frames
+        yield frames[0].time - zero, frames[-1].time - zero, frames
 
 
 def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
     """Yield the frames of a video; after damage none up to the next keyframe, as they may refer to it."""
     awaits_key = False
+    rate = container.streams.video[0].guessed_rate or 25
+    number = 0
     for packet in container.demux(video=0):
         if awaits_key and not packet.is_keyframe:
             continue
@@ -162,7 +170,12 @@ def intact_frames(container: Any, source: str) -> Iterator[av.VideoFrame]:
                 "" if packet.pts is None else f" at {float((packet.pts - start) * packet.time_base):.1f} s"
             )
             print(f"{source}: damaged{where}; left out up to the next keyframe", file=sys.stderr)
-        yield from (frame for frame in frames if not frame.is_corrupt)
+        for frame in frames:
+            if frame.pts is None:  # bare streams have no times
+                frame.pts = round(number / rate / frame.time_base)
+            number += 1
+            if not frame.is_corrupt:
+                yield frame
 
 
 def clip_of(video: list[av.VideoFrame], clip: dict, channels: int) -> np.ndarray:
@@ -252,6 +265,7 @@ class Judge:
         self.thresholds = usual if options.threshold is None else options.threshold
         self.shows_best = not self.is_multi_label and self.normal is None and options.threshold is None
         self.faults = 0  # windows in a row
+        self.alarms = 0  # runs of at least `hold` faults
 
     def present(self, fractions: np.ndarray) -> list[str]:
         """The classes of a window, the most probable first."""
@@ -272,7 +286,13 @@ class Judge:
         if self.normal is None and not self.is_multi_label:
             return None
         self.faults = self.faults + 1 if set(present) - {self.normal} else 0
+        self.alarms += self.begins
         return self.faults >= self.hold
+
+    @property
+    def begins(self) -> bool:
+        """Whether an alarm begins with the last window."""
+        return self.faults == self.hold
 
 
 def classify(
@@ -299,7 +319,7 @@ def classify(
             else:
                 line = {"start": start.isoformat(), "end": end.isoformat()}
             line |= {"classes": dict(list(found.items())[:MOST]), "present": present}
-            line |= {} if alarm is None else {"alarm": alarm}
+            line |= {} if alarm is None else {"alarm": alarm, "begins": judge.begins}
             line |= {"read_ms": round(costs[-1][0], 1), "network_ms": round(costs[-1][1], 1)}
             print(json.dumps(line), flush=True)
         else:
@@ -308,7 +328,8 @@ def classify(
             else:
                 times = f"{start.isoformat(' ', 'seconds')} to {end:%H:%M:%S}"
             texts = [f"{name}  {100 * found[name]:.1f} %" for name in present] or ["none"]
-            print("  ".join([times, *texts, *(["ALARM"] if alarm else [])]), flush=True)
+            texts += ["ALARM" if judge.begins else "ALARM goes on"] if alarm else []
+            print("  ".join([times, *texts]), flush=True)
         began = time.process_time()
 
 
@@ -329,6 +350,8 @@ def watch(options: argparse.Namespace) -> None:
                     raise
                 stalled = isinstance(error, av.error.ExitError)  # the timeout of av.open
                 problem = f"no data for {options.timeout:g} s" if stalled else str(error)
+                if isinstance(error, av.error.InvalidDataError) and Path(options.source).is_fifo():
+                    problem += "; a pipe needs a format without an index at its end, such as MPEG-TS"
                 if len(costs) > had:
                     lost_at, had = time.monotonic(), len(costs)
                     say(f"{options.source}: {problem}; opening it again")

@@ -33,6 +33,7 @@ from everest.lists.sample import Sample
 from everest.lists.sources import seen_in
 from everest.metrics.class_metrics import per_class
 from everest.metrics.difference import compare_predictions
+from everest.metrics.faults import count_alarms
 from everest.metrics.head_metrics import compute_metrics
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predictions import Predictions, refuse_too_many_skipped, write_predictions
@@ -117,6 +118,9 @@ def evaluate(
         _, others = evaluate_classifier(*other, runtime, emit=emit, files=EvaluationFiles(), group=group)
         classes = Classes(heads=model.heads, names=model.class_names)
         result |= {"against": str(against[0]), **compare_predictions(predictions, others, classes)}
+        others_classes = Classes(heads=other[0].heads, names=other[0].class_names)
+        if (alarms := count_alarms(others, others_classes)) is not None:
+            result["alarms_against"] = alarms
     if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
         fraction = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
         emit(warning(f"{fraction}; accuracy on videos that the model learned from is too high"))
@@ -183,6 +187,8 @@ def evaluate_classifier(
         if head.task != "regression":
             head_metrics = metrics["heads"][name] if name else metrics
             head_metrics["per_class"] = per_class(head, classes.names_of_head(head.head))
+    if (alarms := count_alarms(predictions, classes)) is not None:
+        metrics["alarms"] = alarms
     result = metrics | {
         "videos": len(predictions.videos),
         "groups": num_groups,

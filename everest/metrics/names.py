@@ -109,6 +109,12 @@ def measurement_rows(result: dict[str, Any], noun: str = "video") -> Iterator[tu
     groups = f", from {plural(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield f"{noun}s", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
+    for key, whose in (("alarms", ""), ("alarms_against", " of the other model")):
+        if key in result:
+            text = (
+                "{found} of {faults} faults, {false} of {normal_videos} {normal}, threshold {threshold:.3g}"
+            )
+            yield f"alarms{whose}", text.format(**result[key])
     if "gmacs" in result:
         has_tokens = result["tokens"] is not None  # a linear model on images has no tokens
         tokens = f"keep ratio {result['keep']:g}, {plural(result['tokens'], 'token')}, " if has_tokens else ""

@@ -21,11 +21,12 @@ from everest.config.heads import Alarm, Head
 from everest.config.settings import DataSettings
 from everest.errors import DataError
 from everest.figures.style import COLORS, saved_figure
+from everest.metrics.faults import flag_faulty, score_faults
 from everest.metrics.head_metrics import choose_thresholds
 from everest.metrics.predictions import HeadPredictions
 from everest.probes.classifiers import Labels
 from everest.system.types import Floats
-from everest_workflows.recordings.alarms import CONFIDENCE, SECONDS_A_DAY, flag_faults, score_faults
+from everest_workflows.recordings.alarms import CONFIDENCE, SECONDS_A_DAY
 
 THRESHOLDS: Final = (0.5, 0.8, 0.9, 0.95, 0.99)  # default: shown beside the chosen one
 HOURS_WITHOUT_ALARM: Final = 24 * -math.log(1 - CONFIDENCE)  # 72: then the rate is below one a day
@@ -60,12 +61,6 @@ def find_clip_seconds(window: float | None, data: DataSettings) -> float:
     if seconds is None:
         raise DataError("--normal: the videos have no frame rate, so alarms have no number per day; omit it")
     return seconds
-
-
-def flag_faulty(predictions: HeadPredictions, names: Sequence[str], normal: str) -> NDArray[np.bool_]:
-    """(V,) whether the labels of a clip have a fault."""
-    labels, _ = predictions.class_flags()
-    return labels[:, flag_faults(names, normal)].max(axis=1)
 
 
 def choose_alarm(outputs: Floats, labels: Labels, head: Head, names: Sequence[str], normal: str) -> Alarm:

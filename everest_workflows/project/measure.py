@@ -242,7 +242,7 @@ def pool_folds(
     pooled = MeasuredTest(
         warnings=project.warnings,
         **measure_outputs(outputs, model, choice),
-        **measure_test_alarms(comparison, model, outputs),
+        **measure_test_alarms(comparison, model, outputs.mean_of(choice.members)),
         value=metrics[metric],
         interval=find_interval(metrics, metric),
         videos=len(outputs.videos),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -16,7 +16,7 @@ from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
 from everest.system.text import damage_errors, load_json, validate
 from everest_workflows.project.alarms import AlarmRow, format_worst
-from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE
+from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE, SELECTED
 
 RESULT: Final = "result.json"  # in the folder of a project, or of a fold
 F1_KEY: Final = "f1@50"  # in documents
@@ -211,6 +211,11 @@ class TestOutputs:
             outputs={name: [row for part in parts for row in part.outputs[name]] for name in names},
             dropped=sum(part.dropped for part in parts),
         )
+
+    def mean_of(self, names: Sequence[str]) -> TestOutputs:
+        """The same, with the mean outputs of some candidates as those of SELECTED."""
+        mean = np.mean([np.array(self.outputs[name], np.float32) for name in names], axis=0)
+        return replace(self, outputs=self.outputs | {SELECTED: mean.tolist()})
 
     def predictions(self, name: str, head: Head) -> Predictions:
         """The outputs of a candidate, beside the labels."""

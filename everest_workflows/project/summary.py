@@ -69,7 +69,7 @@ def alarm_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, 
     if not result.alarms:
         return (), []
     names = list(result.alarms[0].recall)[:MAX_CLASSES]
-    groups = ("worst group",) if any(row.worst for row in result.alarms) else ()
+    groups = ("most false alarms in",) if any(row.worst for row in result.alarms) else ()
     rows = []
     for row in result.alarms:
         mark = " (chosen)" if row.threshold == result.threshold else ""
@@ -88,6 +88,8 @@ def describe_alarms(result: MeasuredTest) -> str:
     clips = f"{row.false} of {plural(row.normal_clips, f'{result.normal} {result.unit}')}"
     text = f"alarms at threshold {row.threshold:.3g}: recall {recall}; false alarms: {clips}"
     bound = f"{float(f'{row.bound_per_day:.3g}'):,g} a day"
+    if row.bound_per_day > 24:
+        bound += f" ({float(f'{row.bound_per_day / 24:.3g}'):,g} an hour)"
     stream = f"for one stream of {result.alarm_seconds:g}-s windows (95 %)"
     if row.false or row.bound_per_day <= 1:
         return f"{text}, at most {bound} {stream}"
@@ -194,7 +196,9 @@ def make_summary(title: str, result: MeasuredTest, *conclusions: str, **texts: A
         titles, rows = alarm_table(result)
         text, figure = describe_alarms(result).replace("alarms", "Alarms", 1), result.alarm_figure
         sections = [Section(heading="Alarms", lines=[text], titles=titles, rows=rows, figure=figure)]
-        source = "the tests of all folds" if result.folds else "groups of the training and validation lists"
+        source = "groups of the training and validation lists"
+        if result.folds:
+            source = f"these clips, so its row is slightly too good: in each fold, {result.choice} was tested"
         details["Alarms"] = [
             f"A {result.unit} alarms if 1 - P({result.normal}) is at least the threshold; of several labels, "
             "if the most probable fault is.",

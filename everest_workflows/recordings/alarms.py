@@ -5,7 +5,6 @@ W clips or windows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +13,7 @@ from scipy.stats import chi2
 from everest.config.heads import DEFAULT_THRESHOLD, MULTI_LABEL, Head
 from everest.errors import OptionError
 from everest.lists.classes import Classes
-from everest.system.types import Floats
+from everest.metrics.faults import flag_faults, score_faults
 from everest_workflows.recordings.timelines import Timelines
 
 SECONDS_A_DAY: Final = 86_400
@@ -35,19 +34,6 @@ def check_normal(classes: Classes, normal: str) -> Head:
     if head.task != MULTI_LABEL and normal not in names:
         raise OptionError(f"normal: '{normal}' is not a class of the model ({', '.join(names)})")
     return head
-
-
-def flag_faults(names: Sequence[str], normal: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(C,) whether each class is a fault."""
-    return np.array([name != normal for name in names])
-
-
-def score_faults(outputs: Floats, head: Head, names: Sequence[str], normal: str) -> Floats:
-    """The score (W,) of outputs (W, C): 1 - P(normal); of several labels, the highest P of a fault."""
-    is_fault = flag_faults(names, normal)
-    if head.task == MULTI_LABEL:
-        return outputs[:, is_fault].max(axis=1)
-    return 1 - outputs[:, ~is_fault][:, 0]
 
 
 def find_alarms(

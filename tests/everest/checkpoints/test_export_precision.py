@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +428,35 @@ def test_the_example_follows_a_file_that_grows_and_is_replaced(onnx_file, late_s
     assert "No such file or directory" in message
 
 
+def test_the_example_goes_on_where_a_clock_jumps_back(onnx_file, late_stream, tmp_path):
+    joined, bare = tmp_path / "joined.ts", tmp_path / "bare.h264"
+    joined.write_bytes(2 * late_stream.read_bytes())
+    alone, twice = (classified(onnx_file, file, 0.5, "--json") for file in (late_stream, joined))
+    assert twice.stderr.count("its clock jumped back") == 1
+    parts = [[json.loads(line) for line in ended.stdout.splitlines()] for ended in (alone, twice)]
+    whole = [row for row in parts[0] if row["end"] - row["start"] > 0.49]
+    assert len(parts[1]) >= 2 * len(whole)
+    assert all(row["start"] >= earlier["start"] for earlier, row in pairwise(parts[1]))
+    with av.open(str(late_stream)) as source, av.open(str(bare), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    assert len(classified(onnx_file, bare, 0.5).stdout.splitlines()) >= 3
+
+
+def test_the_example_says_what_a_pipe_needs(onnx_file: Path, clip_files: Path, tmp_path: Path):
+    pipe = tmp_path / "camera"
+    os.mkfifo(pipe)
+    with watching(onnx_file, pipe, "--once") as process:
+        with suppress(BrokenPipeError):
+            pipe.write_bytes((clip_files / "clip2.mp4").read_bytes())
+        _, message = process.communicate()
+    assert process.returncode == 1
+    assert message.endswith("a pipe needs a format without an index at its end, such as MPEG-TS\n")
+
+
 def test_the_example_prints_faults_and_alarms(onnx_file: Path, clip_files: Path):
     video = clip_files / "clip2.mp4"
     whole = json.loads(classified(onnx_file, video, "--json").stdout)
@@ -442,9 +473,11 @@ def test_the_example_prints_faults_and_alarms(onnx_file: Path, clip_files: Path)
         in_a_row = in_a_row + 1 if is_fault else 0
         assert (row["present"] != [other]) == is_fault
         assert row["alarm"] == (in_a_row >= 2)
-    assert in_a_row >= 2
+        assert row["begins"] == (in_a_row == 2)
+    assert in_a_row >= 3
     shown = classified(*overlapping).stdout.splitlines()
-    assert [line.endswith("  ALARM") for line in shown] == [row["alarm"] for row in rows]
+    assert [line.endswith("  ALARM") for line in shown] == [row["begins"] for row in rows]
+    assert ["  ALARM" in line for line in shown] == [row["alarm"] for row in rows]
     never = classified(*overlapping, "--threshold", 1).stdout.splitlines()
     assert [line.split()[4] for line in never] == len(never) * [other]
     ended = classified(onnx_file, video, "--normal", "nope")

@@ -10,10 +10,10 @@ from small_runs import called, json_of, refused
 
 import everest
 from everest.config.heads import Alarm, Head
+from everest.metrics.faults import score_faults
 from everest.metrics.predictions import HeadPredictions
 from everest.system.weights_header import read_header
 from everest_workflows.project.alarms import choose_alarm, count_independent, measure_alarms
-from everest_workflows.recordings.alarms import score_faults
 
 NAMES = ["ok", "jam", "tear"]
 HEAD = Head(outputs=3)

@@ -11,8 +11,8 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import AutoencoderSettings, ViewPretrainSettings
 from everest.config.tokenizer_settings import TokenizerSettings
 from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
-from everest.methods.selection import TopK
+from everest.methods.grid import TokenGrid, TokenSelection, check_num_tokens, num_kept
+from everest.methods.selection import Strategy, TopK
 from everest.methods.targets import TokenTargets
 
 Problem = tuple[str, str]  # a key with dots, and what is wrong
@@ -144,6 +144,22 @@ def _tokenizer_contradictions(recipe: Recipe, section: TokenizerSettings) -> Ite
             yield "tokenizer.keep", f"{section.keep} keeps none of a chunk's {ranked} ranked tokens"
 
 
+def _check_external(strategy: Strategy, counted: object, grid: TokenGrid) -> None:
+    """Check a strategy of another package: what it `counted` without numbers, and its tokens of two clips."""
+    name = strategy.strategy
+    if not isinstance(counted, TokenSelection):
+        raise RecipeError(f"{name} returns {type(counted).__name__}; return an everest.TokenSelection")
+    if not (counted.visible.dim() == counted.predicted.dim() == 2):
+        shapes = f"{tuple(counted.visible.shape)} and {tuple(counted.predicted.shape)}"
+        raise RecipeError(f"{name} returns ids of shape {shapes}, not (B, K) and (B, M)")
+    sampled = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
+    chosen = strategy(grid, importance=sampled, noise=sampled)
+    try:
+        chosen.check(grid, batch=2, predicts=bool(counted.predicted.size(1)))
+    except ValueError as error:
+        raise RecipeError(f"{name} chooses wrong tokens: {error}") from error
+
+
 def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
     """Contradictions about the numbers of tokens that the stages encode and pre-training predicts."""
     data, uncountable = recipe.data, list[Problem]()
@@ -165,15 +181,9 @@ def _token_contradictions(recipe: Recipe) -> Iterator[Problem]:
         for stage, section in recipe.stages:
             key, strategy = f"{stage}.selection", section.selection
             selection = strategy(grid, importance=blank, noise=blank)
-            visible, target = selection.visible.size(1), selection.predicted.size(1)
             if strategy.is_external:
-                sampled = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
-                try:
-                    strategy(grid, importance=sampled, noise=sampled).check(
-                        grid, batch=2, predicts=bool(target)
-                    )
-                except ValueError as error:
-                    raise RecipeError(f"{strategy.strategy} chooses wrong tokens: {error}") from error
+                _check_external(strategy, selection, grid)
+            visible, target = selection.visible.size(1), selection.predicted.size(1)
             splits = getattr(strategy, "visible_ratio", 0) is not None
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"

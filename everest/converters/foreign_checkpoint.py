@@ -196,6 +196,9 @@ def find_weight_file(path: Path) -> Path:
     weights = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES)
     for weight_file in weights:
         _refuse_shard(weight_file)
+    # DeepSpeed has its weights a folder deeper, beside the states of its optimizer.
+    weights = weights or sorted(path.glob("*/*_model_states.pt"), key=lambda file: -file.stat().st_mtime)
+    weights.sort(key=lambda file: file.name.endswith("_optim_states.pt"))
     missing = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG_FILE}"
     hint = f"name the file itself: {weights[0]}" if weights else "and no other weights"
     raise CheckpointError(f"{path}: {missing} in it; {hint}")

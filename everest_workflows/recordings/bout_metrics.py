@@ -27,7 +27,8 @@ from everest_workflows.annotations.bout import BACKGROUND, Bout
 
 F1_OVERLAPS: Final = (0.10, 0.25, 0.50)  # overlaps of F1@k
 MAP_TIOU: Final = 0.5  # tIoU of mAP
-MIN_SECONDS: Final = 2.0  # heuristic: of a class in the mean; frames at the ends of recordings are no class
+MIN_SECONDS: Final = 2.0  # heuristic: of a class in the mean
+MIN_GAP: Final = 1.0  # heuristic: seconds; a shorter gap at an end of a recording is no background
 TIOU_ROUNDING: Final = 1e-9  # 0.1 s has no exact binary form
 
 
@@ -62,7 +63,8 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     Returns:
         `frame_accuracy`, its 95 % `frame_interval` over groups (None if there is only one),
         `mean_class_accuracy` (over the frames of each class, including background), `too_short` (the seconds
-        of the classes with less than `MIN_SECONDS` of truth, which this mean leaves out), `majority_accuracy`
+        of the classes with less than `MIN_SECONDS` of truth, not counting short gaps at the ends, which this
+        mean leaves out), `majority_accuracy`
         (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`, `map@0.5`, the
         number of `frames`, and for each of the `classes` its `name`, `f1` (of its frames), `ap@0.5`, and
         `truth` and `predicted`, each with `bouts` (their number) and `seconds`.
@@ -83,6 +85,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     lengths = np.concatenate([np.diff(stretch.times, append=stretch.end) for stretch in stretches])  # (F,)
     true_seconds = (lengths @ true_frames).round(3)  # (C + 1,)
     is_short = (num_true > 0) & (true_seconds < MIN_SECONDS)
+    is_short[-1] = num_true[-1] > 0 and sum(map(_background_seconds, stretches, labeled)) < MIN_SECONDS
     if is_short.sum() == (num_true > 0).sum():  # all footage is short
         is_short[:] = False
     is_counted = (num_true > 0) & ~is_short
@@ -141,6 +144,15 @@ def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str])
             first, end = np.searchsorted(borders, [bout.start, bout.end])
             classes[first:end, column[bout.label]] = True
     return classes
+
+
+def _background_seconds(stretch: Stretch, labeled: NDArray[np.bool_]) -> float:
+    """The seconds without a label (F, C), but for less than `MIN_GAP` at either end of a stretch."""
+    times = np.append(stretch.times, stretch.end)
+    gaps = find_segments(np.column_stack([~labeled.any(axis=1)]))
+    seconds = np.array([times[gap.end] - times[gap.first] for gap in gaps]).round(3)
+    is_inside = np.array([gap.first > 0 and gap.end < len(labeled) for gap in gaps], np.bool_)
+    return float(seconds[is_inside | (seconds >= MIN_GAP)].sum())
 
 
 def find_segments(frames: NDArray[np.bool_]) -> list[Segment]:

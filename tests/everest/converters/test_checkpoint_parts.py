@@ -146,10 +146,15 @@ def test_other_sizes_than_those_of_config_json_are_refused(case: str, tmp_path: 
 
 
 def test_a_file_of_deepspeed_is_read_unless_zero_3_divided_its_weights(tmp_path: Path):
-    file, state = tmp_path / "mp_rank_00_model_states.pt", tiny("videomae_pretrain_base")
+    folder, state = tmp_path / "global_step5", tiny("videomae_pretrain_base")
+    file = folder / "mp_rank_00_model_states.pt"
+    folder.mkdir()
     torch.save({"module": state, "ds_config": {}}, file)
+    torch.save({}, folder / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (tmp_path / "latest").write_text(folder.name)
     assert read_foreign(file).tensors.keys() == state.keys()
-    assert f"name the file itself: {file}" in problem_of(read_foreign, tmp_path)
+    for named in (folder, tmp_path):
+        assert f"name the file itself: {file}" in problem_of(read_foreign, named)
     torch.save({"module": {name: torch.empty(0) for name in state}}, file)
     message = problem_of(lambda: convert(read_foreign(file), Hints()))
     assert "ZeRO-3 divided among processes; join them by python zero_to_fp32.py FOLDER OUTPUT" in message

@@ -34,6 +34,19 @@ class Unordered(Middle):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forgetful(Middle):
+    def __call__(self, grid, *, importance, noise):
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat(Middle):
+    def __call__(self, grid, *, importance, noise):
+        chosen = super().__call__(grid, importance=importance, noise=noise)
+        return everest.TokenSelection(chosen.visible[0], chosen.predicted[0])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unfinished(everest.strategies.Strategy):
     keep_ratio: float = 0.5
 
@@ -294,6 +307,8 @@ def test_a_loss_of_pixels_is_one_class(package: str, recipe: Path):
         ("PACKAGE.methods:Unfinished", "does not define __call__"),
         ("PACKAGE.methods:Bare", r"needs the decorator @dataclass\(frozen=True, kw_only=True\)"),
         ("PACKAGE.methods:Unordered", "chooses wrong tokens: selection.visible: ids must ascend"),
+        ("PACKAGE.methods:Forgetful", r"Forgetful returns NoneType; return an everest\.TokenSelection"),
+        ("PACKAGE.methods:Flat", r"Flat returns ids of shape \(\d+,\) and \(\d+,\), not \(B, K\) and"),
         ("PACKAGE methods:X", "is no import path such as package.module:Name"),
         (":", "':' is no import path"),
     ],

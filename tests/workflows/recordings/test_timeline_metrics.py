@@ -84,6 +84,8 @@ def test_a_class_with_little_truth_is_left_out_of_the_mean_and_named():
     assert scores["too_short"] == {"background": 0.6}
     longer = timeline_metrics([video(truth, {"walk": [(0, 40)], "rear": [(40, 80)]}, frames=100)])
     assert (longer["mean_class_accuracy"], longer["too_short"]) == (100, {})  # 2 s of background
+    scores = timeline_metrics([case] * 10)  # the ends of ten recordings are no class either
+    assert (scores["mean_class_accuracy"], scores["too_short"]) == (95, {"background": 6})
 
 
 def test_the_more_certain_prediction_takes_the_bout():

@@ -138,12 +138,6 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
             shutil.copy(clip_files / f"clip{number}.mp4", clip)
     shutil.copytree(tmp_path / "LINE" / "ok", tmp_path / "FOOTAGE")
     shutil.copytree(tmp_path / "LINE", tmp_path / "NEW")
-    new = [
-        f"{name}/line2_shift0{s}_{i:03}.mp4,{name},{s}\n"
-        for s in (5, 6)
-        for i, name in enumerate(["ok", "jam"])
-    ]
-    (tmp_path / "NEW" / "test.csv").write_text("".join(["path,class,group\n", *new]))
     rows = [f"ACTIONS/{name}/clip{i}.mp4,{name},m{i}\n" for i, name in enumerate(["run", "walk"])]
     videos = [f"clip{number}.mp4" for number in range(4)]
     for name, labels in (("tags", ("run|jump", "run", "", "jump")), ("speeds", ("0.5", "1.25", "2", "0"))):

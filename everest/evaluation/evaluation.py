@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -161,10 +161,14 @@ def evaluate_classifier(
     emit: Emit,
     files: EvaluationFiles,
     group: str | None = None,
+    known: Callable[[ClipDataset], Predictions] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluate an open classifier on the recipe's `data.test`; return the document and the predictions.
 
     The recipe's clips and classes must fit the model. The cost of a view follows from `spec`; see `evaluate`.
+
+    Args:
+        known: returns the predictions that the model would compute, if they are known.
     """
     start_time = time.monotonic()
     model.to(runtime.device)
@@ -176,7 +180,10 @@ def evaluate_classifier(
         dataset = replace(dataset, samples=set_groups(dataset.samples, group, root=Path(recipe.data.root)))
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in dataset.samples)])
-    predictions = evaluate_views(model, dataset, runtime, train=recipe.train, emit=emit)
+    if known is None:
+        predictions = evaluate_views(model, dataset, runtime, train=recipe.train, emit=emit)
+    else:
+        predictions = known(dataset)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         emit(notice(f"skipped {path}: {reason}"))

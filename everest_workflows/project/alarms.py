@@ -145,26 +145,45 @@ def count_independent(scores: Floats, groups: NDArray[np.str_]) -> float:
     return max(count / effect, float(num_groups))
 
 
-def draw_precision_recall(
-    path: Path, predictions: HeadPredictions, names: Sequence[str], alarm: Alarm
+def draw_alarms(
+    path: Path,
+    predictions: HeadPredictions,
+    names: Sequence[str],
+    alarm: Alarm,
+    rows: Sequence[AlarmRow],
+    seconds: float,
 ) -> None:
-    """Write a PNG of the precision of alarms against the recall of faults at all thresholds."""
+    """Write a PNG: precision against recall of faults, and recall against the false alarms of a stream.
+
+    Args:
+        rows, seconds: see `measure_alarms`.
+    """
     scores = score_faults(predictions.means, predictions.head, names, alarm.normal)
     is_fault = flag_faulty(predictions, names, alarm.normal)
     order = np.argsort(-scores)
     is_last = np.append(np.diff(scores[order]) < 0, True)  # of equal scores
     right = is_fault[order].cumsum()[is_last]
-    recall = 100 * right / max(int(is_fault.sum()), 1)
-    precision = 100 * right / (np.flatnonzero(is_last) + 1)
-    chosen = int((scores >= alarm.threshold).sum())  # alarms
-    found = int((is_fault & (scores >= alarm.threshold)).sum())
-    with saved_figure(path, (6, 4.5)) as figure:
-        panel = figure.subplots()
+    num_alarms = np.flatnonzero(is_last) + 1
+    recall, precision = 100 * right / max(int(is_fault.sum()), 1), 100 * right / num_alarms
+    chosen = np.searchsorted(-scores[order][is_last], -alarm.threshold, side="right") - 1
+    with saved_figure(path, (10, 4.5)) as figure:
+        panel, rates = figure.subplots(1, 2)
         panel.step(recall, precision, color=COLORS[0], where="post")
-        point = 100 * found / max(int(is_fault.sum()), 1), 100 * found / max(chosen, 1)
         label = f"threshold {alarm.threshold:.3g}"
-        panel.plot(*point, "o", color=COLORS[1], markersize=9, label=label)
+        panel.plot(recall[chosen], precision[chosen], "o", color=COLORS[1], markersize=9, label=label)
         panel.axhline(100 * is_fault.mean(), color="gray", linestyle="--", label="chance")
         panel.set(xlim=(0, 102), ylim=(0, 102), xlabel="recall of faults, %", ylabel="precision of alarms, %")
         panel.legend(loc="lower left", frameon=False)
-        panel.grid(alpha=0.3)
+        hourly = (num_alarms - right) / max(int((~is_fault).sum()), 1) * 3600 / seconds
+        rates.step(hourly, recall, color="gray", where="post")
+        for row in {row.false: row for row in reversed(rows)}.values():
+            rate, bound = row.per_day / 24, row.bound_per_day / 24
+            found = 100 * (scores[is_fault] >= row.threshold).mean()
+            color = COLORS[1] if row.threshold == alarm.threshold else COLORS[0]
+            rates.plot([rate, bound], [found, found], color=color, marker="|")
+            rates.plot(rate, found, "o", color=color)
+            rates.annotate(f"{row.threshold:.3g}", (bound, found), xytext=(4, -4), textcoords="offset points")
+        rates.set(ylim=(-2, 105), ylabel="recall of faults, %")
+        rates.set_xlabel("false alarms an hour (bar: 95 % bound), by threshold")
+        for each in (panel, rates):
+            each.grid(alpha=0.3)

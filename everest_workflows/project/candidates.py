@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -90,6 +90,7 @@ class FeatureTable:
     modules: Mapping[str, LinearModule]
     rows: Mapping[str, int]  # of the readable samples, by their ids
     features: Mapping[str, Floats]  # (rows, F) of each kind, and of SIZE_RATE if videos differ in them
+    unreadable: Mapping[str, str] = field(default_factory=dict)  # reasons, by the ids of the other samples
 
     def readable(self, samples: Sequence[Sample]) -> list[Sample]:
         return [sample for sample in samples if sample.video_id in self.rows]
@@ -155,13 +156,14 @@ def fill_table(
         assert joined is not None  # this is the only process
         problems = [result.reason if result else None for (result,) in joined.results]
         readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
+        unreadable = {s.video_id: text for s, text in zip(samples, problems, strict=True) if text is not None}
         if not readable:
             raise DataError(f"none of {len(samples)} videos can be read")
         rows = {sample.video_id: row for row, sample in enumerate(readable)}
         features = {name: np.array(x) for name, x in joined.arrays.items()}
         flags = flag_sizes(readable)
         features |= {SIZE_RATE: flags} if flags.shape[1] > 1 else {}
-        yield FeatureTable(modules=modules, rows=rows, features=features)
+        yield FeatureTable(modules=modules, rows=rows, features=features, unreadable=unreadable)
         store.remove()
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from everest.config.heads import METRIC_OF_TASK
+from everest.config.heads import METRIC_OF_TASK, Heads
 from everest.data.clip_dataset import ClipDataset
 from everest.data.recipe_clips import evaluation_dataset
 from everest.errors import DataError
@@ -31,8 +32,8 @@ from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.system.events import heading, ignore_event
 from everest.system.files import IN_USE_FIX
-from everest_workflows.project.alarms import draw_precision_recall, find_clip_seconds, measure_alarms
-from everest_workflows.project.candidates import MEAN, Candidate
+from everest_workflows.project.alarms import draw_alarms, find_clip_seconds, measure_alarms
+from everest_workflows.project.candidates import MEAN, Candidate, FeatureTable
 from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.comparison import Comparison
 from everest_workflows.project.feature_kinds import IMAGES
@@ -72,21 +73,27 @@ class PageData(NamedTuple):
 
 def measure_candidates(
     comparison: Comparison,
+    table: FeatureTable,
     model: Classifier,
     candidates: Sequence[Candidate],
     choice: BestCandidate,
 ) -> tuple[MeasuredTest, PageData]:
     """Evaluate the model of the chosen candidate on the test list, beside all others; writes its report.
 
-    The timelines of annotated recordings are measured, too.
+    The timelines of annotated recordings are measured, too. A linear model is tested with the features of the
+    table, which are those that it would compute.
     """
     project, emit = comparison.project, comparison.emit
     report_folder = comparison.output / REPORT
     emit(heading(f"test of the best candidate, {choice.name}"))
     files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
     runtime = OpenedModel.of(model).runtime
+    members = [each for each in candidates if each.name in choice.members]
+    known = None
+    if not any(each.reads_views for each in members):
+        known = partial(_predict_linear, members, table, model.heads)
     evaluation, predictions = evaluate_classifier(
-        model, model.spec, model.recipe, runtime, emit=emit, files=files
+        model, model.spec, model.recipe, runtime, emit=emit, files=files, known=known
     )
     (head,) = model.heads
     outputs = _predict_all(candidates, choice, comparison.samples["test"], predictions)
@@ -105,6 +112,25 @@ def measure_candidates(
         timelines=score_recordings(comparison, model),
     )
     return test, PageData(evaluation, predictions, classes, evaluation_dataset(model.recipe, classes))
+
+
+def _predict_linear(
+    members: Sequence[Candidate], table: FeatureTable, heads: Heads, dataset: ClipDataset
+) -> Predictions:
+    """The mean outputs of linear candidates for the samples of a dataset."""
+    readable = table.readable(dataset.samples)
+    rows = [each.predict(readable) for each in members]
+    outputs = [np.mean([by_video[sample.video_id] for by_video in rows], axis=0) for sample in readable]
+    unread = [sample for sample in dataset.samples if sample.video_id in table.unreadable]
+    no_outputs = np.zeros((0, sum(head.outputs for head in heads)), np.float32)
+    return Predictions(
+        videos=[sample.video_id for sample in readable],
+        labels=[sample.labels for sample in readable],
+        outputs=np.array([*outputs] or no_outputs, np.float32)[:, None],  # a view: the center
+        skipped=[(sample.video_id, table.unreadable[sample.video_id]) for sample in unread],
+        heads=heads,
+        groups=[sample.group_or_path for sample in readable],
+    )
 
 
 def _predict_all(
@@ -186,8 +212,8 @@ def measure_test_alarms(comparison: Comparison, model: Classifier, outputs: Test
     (part,) = outputs.predictions(SELECTED, head).by_head().values()
     seconds = find_clip_seconds(comparison.project.window, comparison.recipe.data)
     figure = comparison.output / REPORT / ALARM_FIGURE
-    draw_precision_recall(figure, part, names, head.alarm)
     rows = measure_alarms(part, names, outputs.groups, head.alarm, seconds)
+    draw_alarms(figure, part, names, head.alarm, rows, seconds)
     return {
         "alarms": rows,
         "alarm_seconds": seconds,

@@ -171,7 +171,7 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
             test, page = pool_folds(comparison, model, choice, outputs, fold_tests)
         else:
             model, candidates, choice = comparison.compare(table)
-            test, page = measure_candidates(comparison, model, candidates, choice)
+            test, page = measure_candidates(comparison, table, model, candidates, choice)
         clip_time = _measure_clip_time(model, comparison, table)
     judgment = judge(test, possible_folds=project.possible_folds)
     methods = write_methods(project, choice, comparison.recipe, test)
@@ -239,7 +239,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
                 left = f", about {time_text(seconds)} left at the speed so far"
             comparison.emit(heading(title + left))
             model, candidates, choice = fold.compare(table)
-            test, page = measure_candidates(fold, model, candidates, choice)
+            test, page = measure_candidates(fold, table, model, candidates, choice)
             summary = make_summary(title, test, links=links)
             write_evaluation_page(fold.output / REPORT, *page, summary)
             write_document(file, test.dump())

@@ -18,6 +18,7 @@ import pytest
 import torch
 from processes import start, wait_until
 from small_runs import called, json_of, onnx_session, refused, run
+from timed_videos import write_frames
 from torch import Tensor
 
 import everest
@@ -446,12 +447,14 @@ def test_the_example_goes_on_where_a_clock_jumps_back(onnx_file, late_stream, tm
     assert len(classified(onnx_file, bare, 0.5).stdout.splitlines()) >= 3
 
 
-def test_the_example_says_what_a_pipe_needs(onnx_file: Path, clip_files: Path, tmp_path: Path):
+def test_the_example_says_what_a_pipe_needs(onnx_file: Path, tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (20, 240, 320, 3), dtype=np.uint8)
+    video = write_frames(tmp_path / "noise.mp4", noise, codec="libx264", rate=10)  # too large for a buffer
     pipe = tmp_path / "camera"
     os.mkfifo(pipe)
     with watching(onnx_file, pipe, "--once") as process:
         with suppress(BrokenPipeError):
-            pipe.write_bytes((clip_files / "clip2.mp4").read_bytes())
+            pipe.write_bytes(video.read_bytes())
         _, message = process.communicate()
     assert process.returncode == 1
     assert message.endswith("a pipe needs a format without an index at its end, such as MPEG-TS\n")

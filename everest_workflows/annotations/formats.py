@@ -48,6 +48,14 @@ from everest_workflows.annotations.records import (
 )
 
 TABLE_COLUMNS: Final = ("video", "start", "end", "label")  # columns of a table of bouts
+SYNONYMS: Final[Mapping[str, set[str]]] = {  # other names of columns
+    "video": {"recording", "file", "filename", "video_name"},
+    "start": {"onset", "start_time", "begin"},
+    "end": {"stop", "offset", "end_time"},
+    "label": {"behavior", "behaviour", "class", "action"},
+    "subject": {"animal", "mouse", "rat", "animal_id", "mouse_id", "subject_id"},
+    "observer": {"rater", "coder", "annotator"},
+}
 BINARY_STARTS: Final = {  # first bytes of files that are not text
     b"PK": "it is a spreadsheet or an archive; export it as csv or tsv, or unpack it",
     b"\xd0\xcf": "it is a spreadsheet; export it as csv or tsv",
@@ -71,15 +79,25 @@ class Format:
     is_of_one_video: bool = False
 
 
+def name_columns(header: Sequence[str]) -> list[str]:
+    """The names of columns as everest calls them; of two synonyms, neither is renamed."""
+    names = [cell.strip().lower() for cell in header]
+    for name, synonyms in SYNONYMS.items():
+        found = [index for index, column in enumerate(names) if column in synonyms]
+        if name not in names and len(found) == 1:
+            names[found[0]] = name
+    return names
+
+
 def is_header(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
-    return {cell.strip().lower() for cell in cells}.issuperset(TABLE_COLUMNS)
+    return set(name_columns(cells)).issuperset(TABLE_COLUMNS)
 
 
 def _read_table(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read a bout from each row with a label."""
     _, header, rows = read_table(path, is_header)
-    names = [cell.strip().lower() for cell in header]
+    names = name_columns(header)
     for line_number, cells in rows:
         with line_errors(line_number, cells, names):
             row = dict(zip(names, map(str.strip, cells), strict=False))
@@ -210,8 +228,9 @@ def recognize_format(path: Path) -> str:
         keys = shorten(first_names(list(map(str, first)))) if isinstance(first, dict) else ""
         needs += f"; this is JSON with {keys or 'no keys'}"
     elif headers := [split_cells(lines[0], separator) for separator in SEPARATORS] if lines else []:
-        names = [cell.strip().lower() for cell in max(headers, key=len)]
-        missing = [name for name in TABLE_COLUMNS if name not in names]
+        header = max(headers, key=len)
+        missing = [name for name in TABLE_COLUMNS if name not in name_columns(header)]
+        names = [cell.strip().lower() for cell in header]
         needs += f"; its header lacks {', '.join(missing)} (it has {shorten(first_names(names, 10))})"
         if "youtube_id" in names:
             needs = "for a list of Kinetics, use `everest prepare index`"

@@ -242,6 +242,27 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
 HEADER = "video,start,end,label"
 
 
+@pytest.mark.parametrize(
+    ("header", "subject", "observer"),
+    [
+        ("recording,onset,offset,Behaviour,Animal,rater", "m1", "anna"),
+        ("File,begin,stop,action,mouse_id,coder", "m1", "anna"),
+        ("video,start,end,label,subject,mouse", "m1", ""),  # `subject` is known already
+        ("video,start_time,end_time,class,animal,rat", "", ""),  # of two names, neither is taken
+    ],
+)
+def test_usual_names_of_columns_are_read(tmp_path: Path, header: str, subject: str, observer: str):
+    path = written(tmp_path, "a.csv", f"{header}\nx.mp4,1,2.5,groom,m1,anna\n")
+    (bout,) = read_annotations(path)
+    assert (bout.video, bout.start, bout.end, bout.label) == ("x.mp4", 1, 2.5, "groom")
+    assert (bout.subject, bout.observer) == (subject, observer)
+
+
+def test_a_table_without_a_label_of_one_meaning_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"its header lacks label \(it has video, start, stop, class, action"):
+        read_annotations(written(tmp_path, "a.csv", "video,start,stop,class,action\n"))
+
+
 def of_segment(segment: list) -> dict:
     return {"database": {"x": {"annotations": [{"segment": segment, "label": "a"}]}}}
 
@@ -259,7 +280,7 @@ def of_segment(segment: list) -> dict:
         (
             "a.csv",
             "file;no;from;to;type\n",
-            "lacks video, start, end, label (it has file, no, from, to, type)",
+            "lacks start, end, label (it has file, no, from, to, type)",
         ),
         ("a.csv", "label,youtube_id,time_start\n", "for a list of Kinetics, use `everest prepare index`"),
         ("a.csv", "", "a csv table needs the columns video,start,end,label"),

@@ -111,7 +111,7 @@ def plan_hours(folder: Path) -> dict[str, Any]:
     rows = [row for row in plan_windows(extents, groups, tests, WINDOW) if row["group"] == "m0"]
     return {
         str(row["windows"]): {
-            "minutes": round(10 * row["windows"] * WINDOW / 60, 1),
+            "minutes": round(10 * row["minutes"], 1),
             **{name: round(half / 720, 1) for name, half in row["half_width"].items()},
         }
         for row in rows

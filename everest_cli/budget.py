@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from everest_workflows.annotations.codings import BoutFilter
     from everest_workflows.recordings.footage import Extents, FootageWindow
 
+LEAD_IN: Final = 0.5  # seconds that a page shows before a window, heuristic
 GROUP_COLUMN: Final = "group of draw"  # column of the list that holds the --group of --draw
 
 
@@ -63,7 +65,9 @@ def budget(
         "--plan", "Plan how many windows to check, from the folds of `everest train`.", False
     ),
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=1),
-    window: float | None = option("--window SECONDS", "Length of windows [10, or as in --checked].", min=0.1),
+    window: float | None = option(
+        "--window SECONDS", "Length of windows [2, less in short footage, or as in --checked].", min=0.1
+    ),
     seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
     group: str | None = option(
         "--group G", "Also each group of recordings, or --draw N in each; a pattern, as in `everest train`."
@@ -112,7 +116,7 @@ def budget(
         length = window_length(footage.extents, labeled, window)
         paths = _find_recordings(footage.paths, timeline)
         windows = sample_windows(footage.extents, labeled, length, draw, seed=seed, strata=[*groups.values()])
-        _write_windows(output, windows, paths, labeled, footage.classes, group, whose)
+        _write_windows(output, windows, footage, paths, labeled, group, whose)
         for name, videos in groups.items():
             if (num_sampled := sum(each.video in videos for each in windows)) < draw:
                 say(f"{name}: only {plural(num_sampled, 'window')} left")
@@ -121,7 +125,7 @@ def budget(
         return
     assert checked is not None, "refused above"
     strata = [] if sampled_by is None else [*group_recordings(sampled_by, footage.extents).values()]
-    document = _estimate(footage, labeled, window, groups, strata)
+    document = _estimate(footage, labeled, window, groups, strata, seed)
     command = footage.command_with(checked, whose, document["window"], sampled_by)
     notes = list(list_notes(document, command, len(strata)))
     _write_estimates(document, notes, output, plot)
@@ -138,12 +142,13 @@ def _show_plan(
     as_json: bool,
 ) -> None:
     """Print the half-widths for numbers of windows, and the command that samples them."""
-    from everest_workflows.recordings.footage import FIRST_WINDOW
+    from everest_workflows.recordings.footage import window_length
 
-    seconds = FIRST_WINDOW if window is None else window
+    seconds = window_length(footage.extents, {}, window)
     (print_json if as_json else print_plan)(_plan(footage, groups, seconds))
     of_groups = [] if group is None else ["--group", group]
     draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
+    say("minutes: of watching each window once, and 5 s to click")
     say(f"next: {draw_command} --draw N --output checked.csv")
 
 
@@ -151,17 +156,19 @@ def _write_estimates(
     document: Mapping[str, Any], notes: Sequence[str], output: Path | None, plot: Path | None
 ) -> None:
     """Write the table of --output and the page beside it, and the figure of --plot."""
-    if plot is not None:
-        from everest_workflows.recordings.timeline_figure import draw_budget
+    from everest_workflows.recordings.timeline_figure import draw_budget
 
+    if plot is not None:
         draw_budget(plot, document)
     if output is not None:
         from everest.evaluation.page import write_summary_page
         from everest_workflows.recordings.budget_page import summarize_budget
 
-        figure = str(plot) if plot is not None and plot.suffix.lower() == ".png" else None
         write_table(output, _make_table(document["rows"]))
-        write_summary_page(output.with_suffix(PAGE_SUFFIX), summarize_budget(document, notes, figure))
+        with TemporaryDirectory() as folder:
+            draw_budget(figure := Path(folder) / "shares.png", document)
+            summary = summarize_budget(document, notes, str(figure))
+            write_summary_page(output.with_suffix(PAGE_SUFFIX), summary)
 
 
 def _read_footage(timeline: Path, rules: RuleOptions) -> Recordings:
@@ -241,23 +248,36 @@ def _estimate(
     window: float | None,
     groups: Mapping[str, Sequence[str]],
     strata: Sequence[Sequence[str]],
+    seed: int,
 ) -> dict[str, Any]:
     """Return the document of --json: rows for all recordings and each group, and the methods."""
     from everest import __version__
+    from everest_workflows.recordings.footage import find_checked_windows, sample_windows
     from everest_workflows.recordings.time_budget import compute_time_budget
+    from everest_workflows.recordings.window_plan import read_training_methods
 
     amounts: list[Any] = [footage.extents, footage.predicted, labeled]
     options: dict[str, Any] = {"window": window, "classes": footage.classes}
     document = compute_time_budget(*amounts, **options, strata=strata, groups=groups)
-    windows = f"{document['checked']} of {document['windows']} windows of {document['window']:g} s"
+    _, sampled, length = find_checked_windows(footage.extents, labeled, window)
+    numbers = [sum(each.video in videos for each in sampled) for videos in strata or [footage.extents]]
+    redrawn = sample_windows(footage.extents, {}, length, max(numbers), seed=seed, strata=strata)
+    seeded = f" (NumPy, seed {seed})" if set(redrawn) == set(sampled) else ""
+    least, most = min(numbers), max(numbers)
+    each = (
+        f", {least if least == most else f'{least} to {most}'} in each of {len(strata)} groups of recordings"
+    )
     averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
-    stratified = " in each group of recordings" if strata else ""
-    pooled = " Error rates were pooled over the groups (random effects)." if groups else ""
+    pooled = " Error rates of groups were pooled over the groups (random effects)." if groups else ""
     document["methods"] = (  # text for a publication
-        f"A model of everest {__version__} predicted all {document['footage']:.1f} s of footage{averaged}. A "
-        f"person watched {windows}, sampled at random{stratified}. The seconds and bouts of each class were "
-        "estimated by prediction-powered inference with power tuning (Angelopoulos et al. 2023, arXiv "
-        f"2311.01453), with 95 % score intervals (Wilson 1927).{pooled}"
+        f"{read_training_methods(footage.model)}A model of everest {__version__} predicted all "
+        f"{document['footage']:.1f} s of footage{averaged}. A person watched {document['checked']} of "
+        f"{document['windows']} windows of {length:g} s{each if strata else ''}, sampled at random{seeded}. "
+        "The seconds and bouts of each class were estimated by prediction-powered inference with power "
+        "tuning (Angelopoulos et al. 2023, arXiv 2311.01453), with 95 % score intervals (Wilson 1927); "
+        f"classes whose interval the model does not make narrower, without it.{pooled} The intervals cover "
+        "the sampling of windows in these recordings (for bouts, also the share that begins exactly with a "
+        "window), not other animals or recordings."
     )
     return document
 
@@ -265,19 +285,23 @@ def _estimate(
 def _make_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]]:
     """Yield the rows of a CSV, one for each group and class; `group` is empty for all recordings together."""
     plain = "group", "class", "seconds", "percent", "minutes_per_hour", "bouts", "mean_bout", "se"
-    yield *plain, "low", "high", "model", "watched_only", "watched_only_low", "watched_only_high"
+    yield (
+        *(*plain, "low", "high", "model", "watched_only", "watched_only_low", "watched_only_high"),
+        *("bouts_low", "bouts_high", "checked_percent", "borrowed", "saved_windows"),
+    )
     for row in rows:
         alone = row["watched_only"]
         values = *(row[name] for name in plain), *row["interval"], row["model"], alone["seconds"]
-        yield ["" if value is None else str(value) for value in (*values, *alone["interval"])]
+        ends = *alone["interval"], *row["bouts_interval"], row["checked_percent"], row["borrowed"]
+        yield ["" if value is None else str(value) for value in (*values, *ends, row["saved_windows"])]
 
 
 def _write_windows(
     output: Path,
     windows: Sequence[FootageWindow],
+    footage: Recordings,
     paths: Mapping[str, str],
     checked: Bouts,
-    classes: Sequence[str],
     group: str | None,
     whose: o.WhoseOptions,
 ) -> None:
@@ -306,13 +330,14 @@ def _write_windows(
     people = [name for name in chosen if any(row[name] for row in known)]
     columns = [*TABLE_COLUMNS, *people, *([GROUP_COLUMN] if group else [])]
     table = [columns, *([row.get(name, "") for name in columns] for row in [*known, *sampled])]
-    cards = [
-        make_card(Sample(path=paths[each.video], start=each.start, end=each.end)) | {"row": row}
-        for each, row in zip(windows, table[1 + len(known) :], strict=True)
-    ]
+    cards = []
+    for each, row in zip(windows, table[1 + len(known) :], strict=True):
+        lead = round(min(LEAD_IN, each.start - footage.extents[each.video][0]), 3)
+        card = make_card(Sample(path=paths[each.video], start=each.start - lead, end=each.end))
+        cards.append(card | {"row": row, "lead": lead, "times": f"{each.start:.2f} s to {each.end:.2f} s"})
     page = output.with_suffix(PAGE_SUFFIX)
     values = {"list_file": output.name, "rows": table[: 1 + len(known)], "cards": cards}
-    values["classes"] = [name for name in classes if name != BACKGROUND]
+    values["classes"] = [name for name in footage.classes if name != BACKGROUND]
     write_page(page, "everest_workflows.recordings", "windows_page.html", **values)
     write_table(output, table)
     typer.echo(output)

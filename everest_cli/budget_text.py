@@ -40,6 +40,15 @@ def print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
             typer.echo(f"  {windows:>7}{found[0]['minutes']:>9.1f}{halves}")
 
 
+def format_interval(interval: Sequence[float]) -> str:
+    return "({:.1f} to {:.1f})".format(*interval)
+
+
+def mark_alone(row: Mapping[str, Any]) -> str:
+    """The mark of an estimate without the model."""
+    return "" if row["saved_windows"] else "*"
+
+
 def print_budget(document: Mapping[str, Any]) -> None:
     """Print a line for each class, for all recordings and each group."""
     windows = (
@@ -47,19 +56,22 @@ def print_budget(document: Mapping[str, Any]) -> None:
     )
     typer.echo(f"{windows}; the model saves {100 * document['saved_windows']:.0f} % of the windows")
     width = max(len(row["class"]) for row in document["rows"])
-    header = f"  {'class':<{width}}{'seconds':>10}  {'95 % interval':<20}{'% of time':>9}{'bouts':>8}"
+    header = (
+        f"  {'class':<{width}}{'seconds':>9} {'(95 % interval)':<18}{'%':>5}{'bouts':>7} {'(interval)':<14}"
+    )
     for group, rows in groupby(document["rows"], key=itemgetter("group")):
         for index, row in enumerate(rows):
             if not index:
                 of_group = f"{group or 'all recordings'}, {plural(row['windows'], 'checked window')}"
-                typer.echo(f"\n{of_group}\n{header}  checked windows alone")
-            low, high = row["interval"]
-            interval = f"{low:.1f} to {high:.1f}"
+                typer.echo(f"\n{of_group}\n{header} checked windows alone  % seen")
+            interval, of_bouts = format_interval(row["interval"]), format_interval(row["bouts_interval"])
+            bouts = "" if row["bouts"] is None else f"{row['bouts']:.1f}"
             watched = row["watched_only"]
-            alone = "{:.1f} ({:.1f} to {:.1f})".format(watched["seconds"], *watched["interval"])
+            alone = f"{watched['seconds']:.1f} {format_interval(watched['interval'])}{mark_alone(row)}"
+            seen = "" if row["checked_percent"] is None else f"{row['checked_percent']:.1f}"
             typer.echo(
-                f"  {row['class']:<{width}}{row['seconds']:>10.1f}  {interval:<20}{row['percent']:>9.1f}"
-                f"{row['bouts']:>8.1f}  {alone}"
+                f"  {row['class']:<{width}}{row['seconds']:>9.1f} {interval:<18}{row['percent']:>5.1f}"
+                f"{bouts:>7} {of_bouts:<14} {alone:<22}{seen:>7}"
             )
     if means := document["means"]:
         fractions = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
@@ -73,6 +85,17 @@ def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> It
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"
+    rows = document["rows"]
+    if any(map(mark_alone, rows)):
+        yield "*: estimated without the model, which makes the interval no narrower"
+    if any(row["bouts"] is None for row in rows):
+        yield "no number of bouts: its interval is wider than the number; check more windows, or longer ones"
+    if borrowed := [row["borrowed"] for row in rows if row["group"]]:
+        least, most = (f"{100 * weight:.0f}" for weight in (min(borrowed), max(borrowed)))
+        yield (
+            f"groups borrow {least} to {most} % of their error rates from the others, also in 'checked "
+            "windows alone'; '% seen' is of the group's own checked windows only"
+        )
     yield "the intervals hold for these recordings, if windows were sampled at random and none was left out"
     if more := windows_for_half(document["windows"], document["checked"]) - document["checked"]:
         lists = (Path(f"more{number if number > 1 else ''}.csv") for number in count(1))

@@ -223,12 +223,14 @@ def _write_results(
 def list_end_lines(
     timelines: Timelines, save: Path | None, plot: Path | None, group: str | None = None
 ) -> Iterator[str]:
-    """Yield the names of the saved file and the figure, and the command that draws windows to check.
+    """Yield the names of the saved file and the figure, and the command that plans or draws windows to check.
 
     Args:
         group: the --group of training; windows are sampled in each group.
     """
+    from everest_workflows.project.lists import SUBJECT
     from everest_workflows.recordings.footage import choose_first_sample
+    from everest_workflows.recordings.window_plan import find_group_pattern, has_fold_tests
 
     if save is not None:
         rules = timelines.rules.options()
@@ -237,16 +239,19 @@ def list_end_lines(
         yield f"figure: {plot}"
     heads = timelines.classes.heads
     if save is not None and len(heads) == 1 and heads[0].task != "regression":
-        options = ["--timeline", str(save), "--output", str(save.with_name("checked.csv"))]
         number, seconds = choose_first_sample(timelines.extents)
+        if group == SUBJECT:
+            group = find_group_pattern(timelines.model) or group
+        options, num_groups = ["--timeline", str(save)], 1
         try:
             num_groups = len(group_recordings(group, timelines.extents)) if group else 1
-            if group and num_groups > 1:
-                options += ["--group", group]
-                number = max(number // num_groups, 2)
         except UserError:  # the names of these recordings do not state their groups
             yield f"add --group PATTERN: training had --group {group}, which these names do not show"
-        yield f"next: everest budget {shlex.join(options)} --draw {number} --window {seconds:g}"
+        if group and num_groups > 1:
+            options += ["--group", group]
+        draw = ["--output", str(save.with_name("checked.csv")), "--draw", str(max(number // num_groups, 2))]
+        options += ["--plan"] if has_fold_tests(timelines.model) else [*draw, "--window", f"{seconds:g}"]
+        yield f"next: everest budget {shlex.join(options)}"
 
 
 def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:

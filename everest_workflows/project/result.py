@@ -16,9 +16,9 @@ from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
 from everest.system.text import damage_errors, load_json, validate
 from everest_workflows.project.alarms import AlarmRow, format_worst
-from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE, SELECTED
+from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE, RESULT_FILE, SELECTED
 
-RESULT: Final = "result.json"  # in the folder of a project, or of a fold
+RESULT: Final = RESULT_FILE
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
 

@@ -10,7 +10,14 @@ from typing import Any, Final
 from everest.evaluation.page import Section, Summary
 from everest.system.text import plural
 
-TITLES: Final = ("class", "seconds", "95 % CI", "% of the time", "bouts", "checked windows alone")
+TITLES: Final = (
+    "class",
+    "seconds (95 % CI)",
+    "% of the time",
+    "bouts (95 % CI)",
+    "checked windows alone",
+    "% seen",
+)
 MAX_CLASSES: Final = 4  # default: in the answer
 
 
@@ -20,12 +27,17 @@ def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: 
     Args:
         document: of `everest budget --json`.
         notes: on the scope of the estimates.
-        figure: path of the PNG of --plot.
+        figure: path of a PNG of the fractions of the time.
     """
     windows = plural(document["windows"], "window")
-    sections = []
-    for group, rows in groupby(document["rows"], key=itemgetter("group")):
-        of_group = list(rows)
+    by_group = {name: [*rows] for name, rows in groupby(document["rows"], key=itemgetter("group"))}
+    table = [
+        [name or "All recordings", *(_with_interval(row["seconds"], row["interval"]) for row in rows)]
+        for name, rows in by_group.items()
+    ]
+    names = ["", *(row["class"] for row in by_group[""])]
+    sections = [Section(heading="Seconds (95 % CI)", titles=names, rows=table, figure=figure)]
+    for group, of_group in by_group.items():
         checked = f"{plural(of_group[0]['windows'], 'checked window')}."
         cells = [_list_cells(row) for row in of_group]
         sections.append(
@@ -36,8 +48,6 @@ def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: 
         "{} {:.1f} s ({:.1f} to {:.1f})".format(row["class"], row["seconds"], *row["interval"])
         for row in first
     )
-    if figure is not None:
-        sections.append(Section(heading="Fractions of the time", figure=figure))
     return Summary(
         title="Time budget",
         answer=[
@@ -53,12 +63,17 @@ def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: 
 
 
 def _list_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    alone = row["watched_only"]
+    alone, seen = row["watched_only"], row["checked_percent"]
     return (
         row["class"],
-        f"{row['seconds']:.1f}",
-        "{:.1f} to {:.1f}".format(*row["interval"]),
+        _with_interval(row["seconds"], row["interval"]),
         f"{row['percent']:.1f}",
-        f"{row['bouts']:.1f}",
-        "{:.1f} ({:.1f} to {:.1f})".format(alone["seconds"], *alone["interval"]),
+        _with_interval(row["bouts"], row["bouts_interval"]),
+        _with_interval(alone["seconds"], alone["interval"]) + ("" if row["saved_windows"] else "*"),
+        "" if seen is None else f"{seen:.1f}",
     )
+
+
+def _with_interval(value: float | None, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{'' if value is None else f'{value:.1f} '}({low:.1f} to {high:.1f})"

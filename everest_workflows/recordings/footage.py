@@ -16,7 +16,7 @@ from everest.errors import DataError, RecipeError
 from everest_workflows.annotations.bout import CHECKED, TO_CHECK, UNSCORED, Bout, Bouts
 
 TIME_ROUNDING: Final = 0.002  # seconds by which times in files may differ
-WINDOW_SECONDS: Final = 10.0  # default window length, heuristic
+WINDOW_SECONDS: Final = 10.0  # longest window of `checked_window_seconds`, heuristic
 SHORTEST_WINDOW: Final = 1.0  # seconds; heuristic: long enough to see what happens
 FIRST_WINDOW: Final = 2.0  # seconds; heuristic: a person checks 30 of these in a few minutes
 SAMPLED_FIRST: Final = 30  # default: number of windows to check before the first time budget
@@ -112,7 +112,7 @@ def window_length(extents: Extents, checked: Bouts, window: float | None = None)
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, TO_CHECK)]
     if not marks:
-        return round(window or WINDOW_SECONDS, 3)
+        return round(window or choose_first_sample(extents)[1], 3)
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - TIME_ROUNDING]
     if not lengths and window is None:
         longest = max((mark.seconds for mark in marks), default=0.0)

@@ -10,4 +10,5 @@ PROJECT_FILE: Final = "project.json"  # what was asked for, and the lists
 MODEL_FOLDER: Final = CHOSEN_FOLDER  # the classifier that it selects
 FINETUNE_FOLDER: Final = TRAINED_FOLDER  # the run of the network
 FOLDS_FOLDER: Final = "folds"  # a folder with a run for each fold
+RESULT_FILE: Final = "result.json"  # in the folder of a project, or of a fold
 SELECTED: Final = "selected"  # the outputs of the model that it selects, among those of all candidates

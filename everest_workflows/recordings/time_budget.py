@@ -13,6 +13,7 @@ N checked windows, C strata or groups, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -44,6 +45,7 @@ from everest_workflows.recordings.footage import (
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate
 
 SECONDS, BOUTS = 0, 1  # the amounts of a class
+LEAST_BORDERS: Final = 10  # heuristic: fewer adjacent checked windows count as so many
 QUANTILE: Final = float(norm.ppf(1 - TAIL_FRACTION))
 
 # With the model where it helps, and by the checked windows alone; by class and amount.
@@ -110,6 +112,12 @@ class FootagePart(NamedTuple):
     left: Floats  # (2,) seconds and number of the windows that are not checked
     estimates: Estimates
 
+    def total(self, estimate: Estimate, of_class: ClassAmounts, amount: int) -> list[float]:
+        """The total of an amount of a class, and its 95 % interval."""
+        seen = float(of_class.labeled[amount, self.is_in].sum())
+        least = len(self.videos & of_class.videos_seen) if amount == BOUTS else 0
+        return estimate.total(seen, float(self.left[amount]), least)
+
 
 def compute_time_budget(
     extents: Extents,
@@ -126,9 +134,9 @@ def compute_time_budget(
     Args:
         predicted: the bouts of the model.
         checked: the checked windows, as bouts with the label `checked`, and the person's bouts in them. A
-            bout counts in the window in which it starts. A bout that starts exactly with a window is assumed
-            to start earlier, unless the person saw that it does not: the recording starts there, or the
-            previous window was also checked and has no bout of the class at its end.
+            bout counts in the window in which it starts. One that starts exactly with a window may be cut
+            there. How many do start there is known where the recording starts or the previous window is
+            checked; elsewhere it is as many for each bout that starts within a window (`_measure_classes`).
         classes: the model's classes; some may occur neither in its bouts nor in the person's.
         strata: the groups of recordings in which windows were sampled; empty: in all recordings together.
         groups: the recordings of each group to report; a group may have no checked window.
@@ -141,12 +149,13 @@ def compute_time_budget(
     checked = group_by_video(merge_overlaps(bout for video in checked.values() for bout in video))
     windows, sampled, length = find_checked_windows(extents, checked, window)
     lengths = np.array([part.end - part.start for part in sampled])  # (N,)
-    amounts = _measure_classes(extents, predicted, checked, sampled, classes)
+    amounts, border_error = _measure_classes(extents, predicted, checked, sampled, classes)
     cells = Cells.make(strata or [extents], windows, sampled)
     counts = np.bincount(cells.of_checked, minlength=len(cells.groups))
     for size, number in zip(cells.windows, counts, strict=True):
         require_two_windows(number if number < size else 2, " in each group of the draw")
     (estimates,) = _estimate_parts(amounts, cells, lengths, is_total=True)
+    border_error *= 1 - len(sampled) / len(windows)
     everywhere = np.ones(len(sampled), np.bool_)
     parts = [FootagePart("", set(extents), everywhere, cells.left.sum(axis=0), estimates)]
     if groups:
@@ -156,7 +165,13 @@ def compute_time_budget(
             parts.append(
                 FootagePart(name, set(videos), cells.of_checked == cell, cells.left[cell], estimates)
             )
-    rows = [_make_row(part, label, each, lengths) for part in parts for label, each in amounts.items()]
+    seconds = [[each.labeled[SECONDS], each.predicted[SECONDS]] for each in amounts.values()]
+    is_exclusive = bool((abs(np.sum(seconds, axis=0) - lengths) < TIME_ROUNDING).all())
+    rows = [
+        _make_row(part, label, amounts[label], spans, lengths, border_error)
+        for part in parts
+        for label, spans in _estimate_seconds(part, amounts, is_exclusive=is_exclusive).items()
+    ]
     of_all = [row["saved_windows"] for row in rows if not row["group"] and row["class"] != BACKGROUND]
     return {
         "footage": round(sum(end - start for _, start, end in windows), 3),
@@ -176,32 +191,42 @@ def _measure_classes(
     checked: Bouts,
     sampled: Sequence[FootageWindow],
     classes: Sequence[str],
-) -> dict[str, ClassAmounts]:
-    """The amounts of each class, and of background: all time without a class, if there is any."""
+) -> tuple[dict[str, ClassAmounts], float]:
+    """The amounts of each class, and of background: all time without a class, if there is any.
+
+    Also the relative standard error of all numbers of bouts, because few windows show how many bouts start
+    exactly at the start of a window.
+    """
     predicted, checked = _with_background(predicted, extents), _with_background(checked, extents)
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
-    # Whether the person knows what happened just before each checked window.
-    known_starts = {(video, round(begin, 3)) for video, (begin, _) in extents.items()}
-    known_starts |= {(part.video, round(part.end, 3)) for part in sampled}
-    is_known = [(part.video, round(part.start, 3)) in known_starts for part in sampled]
+    names = [*sorted(labels.union(classes) - {BACKGROUND, UNSCORED, CHECKED}), BACKGROUND]
+    manual = {  # (3, N)
+        name: np.array([_amounts_in(part, checked, name) for part in sampled], np.float64).T for name in names
+    }
+    ends = {(part.video, round(part.end, 3)) for part in sampled}
+    is_next = np.array([(part.video, round(part.start, 3)) in ends for part in sampled])  # to a checked one
+    is_first = np.array([part.start <= extents[part.video][0] for part in sampled])
+    # Starts at the start of a window for each start within one, in all classes.
+    _, within, at_start = np.sum([manual[name] for name in names[:-1]] or manual[BACKGROUND][None], axis=0)
+    num_seen = float(at_start[is_next].sum())
+    ratio = num_seen / max(is_next.sum(), LEAST_BORDERS) / max(within.mean(), TIME_ROUNDING)
     amounts = {}
-    for name in [*sorted(labels.union(classes) - {BACKGROUND, UNSCORED, CHECKED}), BACKGROUND]:
-        manual = [_amounts_in(*part, checked, name) for part in zip(sampled, is_known, strict=True)]
+    for name, (seconds, within, at_start) in manual.items():
+        starts = np.where(is_next | is_first, within + at_start, within * (1 + ratio))
         lengths = {v: [b.seconds for b in predicted[v] if b.label == name] for v in extents}
+        of_model = np.array([_amounts_in(part, predicted, name) for part in sampled], np.float64).T
         amounts[name] = ClassAmounts(
-            labeled=np.array(manual, np.float64).T,
-            predicted=np.array([_amounts_in(part, None, predicted, name) for part in sampled], np.float64).T,
+            labeled=np.array([seconds, starts]),
+            predicted=np.array([of_model[0], of_model[1:].sum(axis=0)]),
             by_model={v: np.array([sum(seconds), len(seconds)]) for v, seconds in lengths.items()},
             videos_seen={
-                part.video
-                for part, (seconds, _) in zip(sampled, manual, strict=True)
-                if seconds > TIME_ROUNDING
+                part.video for part, seen in zip(sampled, seconds, strict=True) if seen > TIME_ROUNDING
             },
         )
     gaps = sum(each[SECONDS] for each in amounts[BACKGROUND].by_model.values())
     if not amounts[BACKGROUND].videos_seen and gaps < TIME_ROUNDING * len(extents):
         del amounts[BACKGROUND]  # classes last all the time; times are rounded
-    return amounts
+    return amounts, ratio / (1 + ratio) / max(num_seen, 1) ** 0.5
 
 
 def _with_background(bouts: Bouts, extents: Extents) -> dict[str, list[Bout]]:
@@ -217,7 +242,7 @@ def _with_background(bouts: Bouts, extents: Extents) -> dict[str, list[Bout]]:
 def _estimate_parts(
     amounts: Mapping[str, ClassAmounts], cells: Cells, lengths: Floats, *, is_total: bool
 ) -> list[Estimates]:
-    """Estimate all cells together, or each of them; classes that exclude each other add up to 1."""
+    """Estimate all cells together, or each of them."""
     parts: list[Estimates] = [{} for _ in range(1 if is_total else len(cells.groups))]
     for label, of_class in amounts.items():
         for amount in (SECONDS, BOUTS):
@@ -228,40 +253,69 @@ def _estimate_parts(
             ]
             for part, tuned, alone in zip(parts, *by_weight, strict=True):
                 part[label, amount] = (tuned if tuned.spread < alone.spread else alone), alone
-    seconds = [[each.labeled[SECONDS], each.predicted[SECONDS]] for each in amounts.values()]
-    if (abs(np.sum(seconds, axis=0) - lengths) < TIME_ROUNDING).all():
-        for part in parts:
-            _normalize(part, list(amounts))
     return parts
 
 
-def _normalize(estimates: Estimates, labels: Sequence[str]) -> None:
-    """Scale the fractions of classes that exclude each other, so that they add up to 1."""
-    means = [[max(each.mean, 0.0) for each in estimates[label, SECONDS]] for label in labels]
-    totals = np.maximum(np.sum(means, axis=0), TIME_ROUNDING).tolist()  # with the model, and without it
-    for label in labels:
-        pairs = zip(estimates[label, SECONDS], totals, strict=True)
-        best, alone = (each._replace(mean=each.mean / total) for each, total in pairs)
-        estimates[label, SECONDS] = best, alone
+def _estimate_seconds(
+    part: FootagePart, amounts: Mapping[str, ClassAmounts], *, is_exclusive: bool
+) -> dict[str, list[list[float]]]:
+    """The seconds of each class with their interval, and those of the checked windows alone.
+
+    The model is left out of `part.estimates` unless its interval is narrower. Seconds of classes that exclude
+    each other are scaled to add up to the footage, within their intervals.
+    """
+    found = {}
+    for label, of_class in amounts.items():
+        tuned, alone = part.estimates[label, SECONDS]
+        best, watched = (part.total(each, of_class, SECONDS) for each in (tuned, alone))
+        if best[2] - best[1] >= watched[2] - watched[1]:
+            part.estimates[label, SECONDS], best = (alone, alone), [*watched]
+        found[label] = [best, watched]
+    for place in range(2 if is_exclusive else 0):
+        seen = {label: float(amounts[label].labeled[SECONDS, part.is_in].sum()) for label in found}
+        others = sum(found[label][place][0] - seen[label] for label in found)
+        for label, spans in found.items():
+            value, low, high = spans[place]
+            value = seen[label] + (value - seen[label]) * float(part.left[SECONDS]) / max(
+                others, TIME_ROUNDING
+            )
+            spans[place][0] = round(min(max(value, low), high), 3)
+    return found
 
 
-def _make_row(part: FootagePart, label: str, of_class: ClassAmounts, lengths: Floats) -> dict[str, Any]:
-    """The estimates of a class in a part; the checked windows have some `lengths`, (N,) seconds.
+def _make_row(
+    part: FootagePart,
+    label: str,
+    of_class: ClassAmounts,
+    spans: Sequence[list[float]],
+    lengths: Floats,
+    border_error: float,
+) -> dict[str, Any]:
+    """The row of a class in a part.
 
+    Args:
+        spans: of `_estimate_seconds`.
+        lengths: (N,) seconds of the checked windows.
+        border_error: of `_measure_classes`.
     Returns:
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
-        `footage`, in seconds, and as `minutes_per_hour`; `bouts`, `bouts_interval` and `mean_bout` in
-        seconds; the seconds of the `model`, and those in the `checked` windows, whose number is `windows`;
-        `watched_only`: seconds and interval without the model; `saved_windows`: the fraction of the checked
-        windows that the model saves.
+        `footage`, in seconds, and as `minutes_per_hour`; `bouts` (None if the `bouts_interval` is wider
+        than their number) and `mean_bout` in seconds; the seconds of the `model`; `checked`, the seconds in
+        the checked windows, `checked_percent` of their time, and `windows`, their number; `borrowed`, the
+        weight of the other groups in the error rates; `watched_only`: seconds and interval without
+        the model; `saved_windows`: the fraction of the checked windows that the model saves.
     """
-    seen = of_class.labeled[:, part.is_in].sum(axis=1).tolist()
-    left = part.left.tolist()
     best, alone = part.estimates[label, SECONDS]
-    seconds, watched = (each.total(seen[SECONDS], left[SECONDS]) for each in (best, alone))
-    least = float(len(part.videos & of_class.videos_seen))
-    bouts = part.estimates[label, BOUTS][0].total(seen[BOUTS], left[BOUTS], least)
-    footage = float(lengths[part.is_in].sum()) + left[SECONDS]
+    seconds, watched = spans
+    bouts, *interval = part.total(part.estimates[label, BOUTS][0], of_class, BOUTS)
+    of_border = QUANTILE * border_error * bouts
+    low, high = (
+        round(bouts + math.copysign(math.hypot(end - bouts, of_border), end - bouts), 3) for end in interval
+    )
+    low = max(low, float(len(part.videos & of_class.videos_seen)))
+    watched_time = float(lengths[part.is_in].sum())
+    seen = float(of_class.labeled[SECONDS, part.is_in].sum())
+    footage = watched_time + float(part.left[SECONDS])
     fraction = seconds[0] / footage
     return {
         "group": part.name,
@@ -269,15 +323,17 @@ def _make_row(part: FootagePart, label: str, of_class: ClassAmounts, lengths: Fl
         "seconds": seconds[0],
         "percent": round(100 * fraction, 2),
         "minutes_per_hour": round(60 * fraction, 3),
-        "bouts": bouts[0],
-        "mean_bout": round(seconds[0] / bouts[0], 3) if bouts[0] else None,
+        "bouts": bouts if (is_known := high - low <= bouts) else None,
+        "mean_bout": round(seconds[0] / bouts, 3) if bouts and is_known else None,
         "se": round((seconds[2] - seconds[1]) / (2 * QUANTILE), 3),
         "interval": seconds[1:],
-        "bouts_interval": bouts[1:],
+        "bouts_interval": [low, high],
         "model": round(float(sum(of_class.by_model[video][SECONDS] for video in part.videos)), 3),
-        "checked": round(seen[SECONDS], 3),
+        "checked": round(seen, 3),
+        "checked_percent": round(100 * seen / watched_time, 2) if watched_time else None,
         "windows": int(part.is_in.sum()),
         "footage": round(footage, 3),
+        "borrowed": round((1 - best.own) * (1 - float(part.is_in.mean())), 3),
         "watched_only": {"seconds": watched[0], "interval": watched[1:]},
         "saved_windows": round(1 - best.spread / alone.spread, 3) if alone.spread else 0.0,
     }
@@ -302,18 +358,15 @@ def _count_unused(sampled: Sequence[FootageWindow], checked: Bouts) -> int:
     return num_unused
 
 
-def _amounts_in(window: FootageWindow, is_known: bool | None, bouts: Bouts, name: str) -> tuple[float, int]:
-    """Return the seconds of a class in a window, and the number of its bouts that start there.
-
-    A person's bouts may be clipped at the start of the window: a bout that starts there may have begun
-    earlier.
-
-    Args:
-        is_known: whether the person knows what was before; None for a model's bouts, which are never clipped.
-    """
+def _amounts_in(window: FootageWindow, bouts: Bouts, name: str) -> tuple[float, int, int]:
+    """The seconds of a class in a window, and the number of its bouts that start within it, and with it."""
     inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # no repeats
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)
     goes_on = any(abs(bout.end - window.start) <= TIME_ROUNDING for bout in inside)  # from the one before
-    is_clipped = is_known is not None and (goes_on or not is_known)
-    earliest = window.start + TIME_ROUNDING if is_clipped else window.start
-    return seconds, sum(earliest <= bout.start < window.end for bout in inside)
+    earliest, latest = window.start + TIME_ROUNDING, window.end - TIME_ROUNDING
+    within = sum(earliest < bout.start < latest for bout in inside)
+    return (
+        seconds,
+        within,
+        0 if goes_on else sum(abs(bout.start - window.start) <= TIME_ROUNDING for bout in inside),
+    )

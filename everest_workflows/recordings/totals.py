@@ -39,6 +39,7 @@ class Estimate(NamedTuple):
     mean: float
     spread: float  # the squared quantile of t, times the variance of the mean relative to that of one window
     is_fraction: bool  # a fraction of a window; else a count
+    own: float = 1.0  # weight of a cell's own error rate; the rest is that of all cells
 
     def total(self, seen: float, left: float, least: float = 0.0) -> list[float]:
         """The total of an amount, and its 95 % score interval.
@@ -123,7 +124,8 @@ class CheckedAmounts:
         means = own * self.cell_means(errors) + (1 - own) * errors.mean()
         values = (weight * self.predicted_left + means).tolist()
         spreads = (self.quantile(weight) * effect * parts).tolist()
-        return [Estimate(*pair, self.is_fraction) for pair in zip(values, spreads, strict=True)]
+        of_cells = zip(values, spreads, own.tolist(), strict=True)
+        return [Estimate(value, spread, self.is_fraction, weight) for value, spread, weight in of_cells]
 
     def variation(self, weight: float) -> tuple[float, float]:
         """The design effect of the errors within cells, and their variance between cells relative to it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,13 +12,46 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import DataError
+from everest.lists.groups import NAME_PATTERNS
 from everest.system.text import damage_errors, load_json
 from everest_workflows.annotations.bout import BACKGROUND
 from everest_workflows.recordings.footage import Extents, divide_footage
-from everest_workflows.recordings.project_folder import FOLDS_FOLDER, SELECTED
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER, RESULT_FILE, SELECTED
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate, pool, squared_quantile
 
 PLANNED: Final = (5, 10, 20, 50, 100, 200)  # windows of each group
+CLICK_SECONDS: Final = 5.0  # heuristic: of a person for each window, besides watching it once
+FOLD_TESTS: Final = f"{FOLDS_FOLDER}/*/report/outputs.json"
+
+
+def _find_files(model: str, pattern: str) -> list[Path]:
+    """The files of a pattern in the folder of `everest train` that holds a model."""
+    folders = [Path(model), *Path(model).absolute().parents[:2]]
+    return next(filter(None, (sorted(folder.glob(pattern)) for folder in folders)), [])
+
+
+def read_training_methods(model: str) -> str:
+    """The methods of `everest train` and a space; empty for other models."""
+    files = _find_files(model, RESULT_FILE) if model else []
+    methods = load_json(files[0], fix="train again in a new folder").get("methods") if files else None
+    return f"{methods} " if isinstance(methods, str) else ""
+
+
+def has_fold_tests(model: str) -> bool:
+    """Whether `--plan` has what it needs."""
+    return bool(_find_files(model, FOLD_TESTS))
+
+
+def find_group_pattern(model: str) -> str | None:
+    """The value of `--group` that finds the groups of training in the names of its recordings."""
+    for file in _find_files(model, "lists/train.csv")[:1]:
+        with file.open(encoding="utf-8", newline="") as rows:
+            groups = {Path(row["path"]).name: row.get("group") for row in csv.DictReader(rows)}
+        for pattern in NAME_PATTERNS:
+            matches = ((re.search(pattern, name), group) for name, group in groups.items())
+            if all(match and match[1] == group for match, group in matches):
+                return pattern
+    return None
 
 
 def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, CheckedAmounts]:
@@ -25,9 +60,7 @@ def read_fold_tests(model: str, head: Head, names: Sequence[str]) -> dict[str, C
     Args:
         model: the folder or the weights, as a saved timeline names them.
     """
-    folders = [Path(model), *Path(model).absolute().parents[:2]]
-    found = (sorted(folder.glob(f"{FOLDS_FOLDER}/*/report/outputs.json")) for folder in folders)
-    files = next(filter(None, found), [])
+    files = _find_files(model, FOLD_TESTS)
     if not files:
         fix = "train with --folds N, and run budget in the folder in which timeline ran"
         raise DataError(f"--plan: no tests of folds beside {model or 'the model'}; {fix}")
@@ -68,7 +101,7 @@ def plan_windows(
 
     Returns:
         For all recordings (group: empty) and each group, and each number of windows that it has: `group`,
-        `windows`, `minutes` to watch, `half_width` (half of the 95 % interval of each class, in seconds), and
+        `windows`, `minutes` to check, `half_width` (half of the 95 % interval of each class, in seconds), and
         the seconds of `footage`.
     """
     strata = [*groups.values()] or [extents]
@@ -95,6 +128,10 @@ def plan_windows(
                 half[label] = round((high - low) / 2, 1)
         for name, half, total in zip(names, halves, [footage.sum(), *footage], strict=False):
             windows = number if name else number * len(sizes)
-            row = {"group": name, "windows": windows, "minutes": round(windows * seconds / 60, 1)}
+            row = {
+                "group": name,
+                "windows": windows,
+                "minutes": round(windows * (seconds + CLICK_SECONDS) / 60, 1),
+            }
             rows.append({**row, "half_width": half, "footage": round(float(total), 3)})
     return rows

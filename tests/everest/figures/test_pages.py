@@ -98,7 +98,10 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
 
     def click(window: int, label: str, button: str, at: float = 0.0) -> None:
         article = quiet_browser.find_elements(By.TAG_NAME, "article")[window]
-        seek = "const v = arguments[0].querySelector('video'); v.pause(); v.currentTime = arguments[1];"
+        seek = (
+            "const v = arguments[0].querySelector('video'); v.pause(); v.currentTime = arguments[1] + lead;"
+        )
+        seek = f"const lead = Number(arguments[0].dataset.lead); {seek}"
         quiet_browser.execute_script(seek, article, at)
         article.find_element(By.CSS_SELECTOR, f"[data-label='{label}'] [data-click='{button}']").click()
 
@@ -108,8 +111,12 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
 
     click(3, first, "end", 14 / 30)  # the last frame, twice
     video = quiet_browser.find_elements(By.TAG_NAME, "video")[3]
+    lead = float(str(quiet_browser.find_elements(By.TAG_NAME, "article")[3].get_attribute("data-lead")))
+    assert lead == 0.5 or float(sampled[3][1]) == 0  # half a second before the window is shown, too
+    space = "const v = arguments[0]; return v.clientHeight - v.clientWidth * v.videoHeight / v.videoWidth;"
+    assert quiet_browser.execute_script(space, video) > 70  # of the controls, below the picture
     seek = "arguments[0].currentTime = arguments[1]; arguments[0].onended = arguments[2];"
-    quiet_browser.execute_async_script(seek, video, 14 / 30)
+    quiet_browser.execute_async_script(seek, video, lead + 14 / 30)
     start = quiet_browser.find_elements(By.CSS_SELECTOR, f"[data-label='{second}'] [data-click='start']")[3]
     start.click()
     assert [cells[1:] for cells in saved_rows(quiet_browser)[-2:]] == [
@@ -124,6 +131,7 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
     click(0, first, "end", 0.3)
     click(0, second, "all")
     click(1, first, "end", 0.2)  # under way at the start
+    click(1, second, "start", -0.2)  # before the window: under way
     click(2, second, "start", 0.25)  # goes on at the end
     click(3, second, "all")
     quiet_browser.find_elements(By.CSS_SELECTOR, ".bouts button")[-1].click()  # removed again
@@ -131,7 +139,7 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
     marks = [[*cells[:3], "checked"] for cells in sampled]
     bouts = (
         [row(0, 0.1, 0.3, first), row(0, 0, 0.5, second)],
-        [row(1, 0, 0.2, first)],
+        [row(1, 0, 0.2, first), row(1, 0, 0.5, second)],
         [row(2, 0.25, 0.5, second)],
         [],
     )
@@ -141,7 +149,7 @@ def test_the_clicks_on_a_page_of_windows_become_rows_that_a_budget_reads(quiet_b
     filled.write_text("".join(f"{','.join(cells)}\n" for cells in saved_rows(quiet_browser)))
     document = json_of("budget", "--timeline", page.with_name("timeline.safetensors"), "--checked", filled)
     seconds = {row["class"]: row["checked"] for row in document["rows"] if row["class"] in labels}
-    assert seconds == pytest.approx({**dict.fromkeys(labels, 0), first: 0.4, second: 0.75})
+    assert seconds == pytest.approx({**dict.fromkeys(labels, 0), first: 0.4, second: 1.25})
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -61,6 +61,9 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
 
 
+TRAINED = "path,label,start,end,group\nrec/mc_day1.mp4,x,0,1,mc\nrec/md_day1.mp4,x,0,1,md\n"
+
+
 def test_time_without_a_window_is_not_scored():
     starts, borders = np.array([0.0, 20.0, 30.0]), np.arange(41.0)  # the window at 10 s is damaged
     outputs = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
@@ -90,19 +93,27 @@ def test_bouts_of_a_saved_file_follow_its_rules_and_recordings_without_a_window_
     replace(timelines, rules=BoutRules(smooth=-1)).save(tmp_path / "edited.safetensors")
     with pytest.raises(DataError, match=r"edited.safetensors: damaged \(smooth: must be at least 0 seconds"):
         Timelines.load(tmp_path / "edited.safetensors")
-    first = f"next: everest budget --timeline {saved} --output {tmp_path}/checked.csv"
-    assert [*list_end_lines(timelines, saved, None)][-1] == f"{first} --draw 13 --window 1"
+    first, output = f"next: everest budget --timeline {saved}", f"--output {tmp_path}/checked.csv"
+    assert [*list_end_lines(timelines, saved, None)][-1] == f"{first} {output} --draw 13 --window 1"
     mice = [replace(video, video=name, path=name) for name in ("ma_day1.mp4", "ma_day2.mp4", "mb_day1.mp4")]
     timelines = replace(timelines, videos=mice)
     for group, advice in (
-        (r"^([^\W_]+)", r"--group '^([^\W_]+)' --draw 15 --window 1"),
-        (r"^(m[ab]_day\d)", r"--group '^(m[ab]_day\d)' --draw 10 --window 1"),
-        (r"(rat)", "--draw 30 --window 1"),
-        (r"subject", "--draw 30 --window 1"),
+        (r"^([^\W_]+)", rf"--group '^([^\W_]+)' {output} --draw 15 --window 1"),
+        (r"^(m[ab]_day\d)", rf"--group '^(m[ab]_day\d)' {output} --draw 10 --window 1"),
+        (r"(rat)", f"{output} --draw 30 --window 1"),
+        (r"subject", f"{output} --draw 30 --window 1"),
     ):
         *_, hint, last = list_end_lines(timelines, saved, None, group)
         assert last == f"{first} {advice}"
         assert ("add --group PATTERN" in hint) == ("--group" not in advice)
+    # A model of `train --folds --group subject`, whose recordings began with the names of their subjects.
+    for name, text in (("lists/train.csv", TRAINED), ("folds/1/report/outputs.json", "{}")):
+        (tmp_path / "run" / name).parent.mkdir(parents=True)
+        (tmp_path / "run" / name).write_text(text)
+    timelines = replace(timelines, model=str(tmp_path / "run"))
+    plan = f"{first} --group '^([^\\W_]+)' --plan"
+    assert [*list_end_lines(timelines, saved, None, "subject")] == [f"probabilities: {saved}", plan]
+    assert [*list_end_lines(timelines, saved, None)][-1] == f"{first} --plan"
 
 
 def test_bouts_that_smoothing_makes_too_improbable_are_counted():
@@ -209,7 +220,8 @@ def test_the_command_that_a_budget_prints_runs(clip_files, tmp_path, monkeypatch
 def test_the_printed_command_runs_if_all_windows_end_with_their_recordings(clip_files: Path, tmp_path: Path):
     clips = [clip_files / f"clip{number}.mp4" for number in range(4)]
     timeline, checked = saved_timeline(tmp_path / "t.safetensors", clips), tmp_path / "checked.csv"
-    sampled = called("budget", "--timeline", timeline, "--draw", 2, "-o", checked).stderr  # 10 of 2 s
+    draw = ("--draw", 2, "--window", 10, "-o", checked)  # of recordings of 2 s
+    sampled = called("budget", "--timeline", timeline, *draw).stderr
     check_all(checked)
     _, *command = shlex.split(re.findall(r"next: (.*)", sampled)[0])
     assert json_of(*command)["checked"] == 2
@@ -228,7 +240,10 @@ def test_windows_drawn_in_each_group_are_estimated_group_by_group(clip_files: Pa
     document = json_of(*budget, "--checked", checked)
     amounts = {row["group"]: row["seconds"] for row in document["rows"] if row["class"] == "y"}
     assert (document["checked"], amounts) == (4, {"": 2, "clip": 0, "clip0": 2})
-    assert "sampled at random in each group of recordings. The" in document["methods"]
+    sampled_by = "of 0.5 s, 2 in each of 2 groups of recordings, sampled at random (NumPy, seed 0). The"
+    assert sampled_by in document["methods"]
+    other_seed = json_of(*budget, "--checked", checked, "--seed", 1)["methods"]
+    assert "groups of recordings, sampled at random. The" in other_seed  # another seed gives other windows
     nested = json_of(*budget, "--checked", checked, "--group", r"(clip\d)")  # within the groups of the draw
     assert {row["group"] for row in nested["rows"]} == {"", *(f"clip{number}" for number in range(4))}
     for group in ("", "clip3"):
@@ -281,6 +296,10 @@ def test_windows_are_drawn_to_be_checked_with_the_rules_of_the_timeline(clip_fil
     assert "2 windows are not checked" in refused(*draw[:2], "--checked", checked, code=4)
     check_all(checked)
     methods = json_of(*draw[:2], "--checked", checked)["methods"]
+    (tmp_path / "result.json").write_text('{"methods": "Trained so."}')  # of `everest train`
+    timelines = replace(Timelines.load(timeline), model=str(tmp_path / "model"))
+    timelines.save(timeline)
+    assert json_of(*draw[:2], "--checked", checked)["methods"] == f"Trained so. {methods}"
     predicted = f"A model of everest {everest.__version__} predicted all 2.0 s of footage, with "
     assert f"{predicted}probabilities averaged over 0.2 s. " in methods
 
@@ -293,7 +312,8 @@ def test_a_budget_has_estimates_and_says_how_they_were_made(budget: list[object]
         assert 0 <= low <= row["seconds"] <= high
     assert "6 of 16 windows of 0.5 s are checked" in printed.stdout
     assert re.findall("methods: (.*)\n", printed.stdout) == [document["methods"]]
-    assert "A person watched 6 of 16 windows of 0.5 s, sampled at random." in document["methods"]
+    assert "watched 6 of 16 windows of 0.5 s, sampled at random (NumPy, seed 0)." in document["methods"]
+    assert "interval is wider than the number; check more windows" in printed.stderr
     assert "intervals half as wide need about 6 more windows: everest budget" in printed.stderr
 
 
@@ -308,8 +328,12 @@ def test_groups_of_recordings_have_rows_and_a_figure(budget: list[object], tmp_p
         written = [*csv.DictReader(file)]
     assert [row["group"] for row in written] == [""] * half + ["clip"] * half
     assert float(written[0]["high"]) == document["rows"][0]["interval"][1]
+    assert {row["bouts"] == "" for row in written} == {row["bouts"] is None for row in rows}
     page = table.with_suffix(".html").read_text()
-    assert f"{rows[0]['seconds']:.1f}" in page
+    first = "{:.1f} ({:.1f} to {:.1f})".format(rows[0]["seconds"], *rows[0]["interval"])
+    table_cells = re.findall("<td.*?>(.*?)</td>", page)
+    assert table_cells[:2] == ["All recordings", first]  # a table of groups and classes
+    assert page.index("Seconds (95 % CI)") < page.index("data:image/png") < page.index("<h3>clip</h3>")
     assert all(f"<h3>{name}</h3>" in page for name in ("All recordings", "clip"))
     assert document["methods"].split(" of everest")[0] in page
 
@@ -356,7 +380,7 @@ def test_wrong_options_of_a_budget_are_named(budget: list[object], tmp_path: Pat
         ([*checked, "--draw", 11, "-o", x], "only 10 windows of 0.5 s left"),
         ([*checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows of 0.5 s; draw fewer"),
-        (["--draw", 5, "-o", x], "only 4 windows of 10 s; draw fewer"),
+        (["--draw", 5, "--window", 10, "-o", x], "only 4 windows of 10 s; draw fewer"),
         ([*checked, "--group", "subject"], "have only names here; give a pattern"),
         (["--draw", 2, "-o", x, "--plot", tmp_path / "f.svg"], "--plot needs --checked"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),

@@ -65,13 +65,12 @@ def print_budget(document: Mapping[str, Any]) -> None:
                 of_group = f"{group or 'all recordings'}, {plural(row['windows'], 'checked window')}"
                 typer.echo(f"\n{of_group}\n{header} checked windows alone  % seen")
             interval, of_bouts = format_interval(row["interval"]), format_interval(row["bouts_interval"])
-            bouts = "" if row["bouts"] is None else f"{row['bouts']:.1f}"
             watched = row["watched_only"]
             alone = f"{watched['seconds']:.1f} {format_interval(watched['interval'])}{mark_alone(row)}"
             seen = "" if row["checked_percent"] is None else f"{row['checked_percent']:.1f}"
             typer.echo(
                 f"  {row['class']:<{width}}{row['seconds']:>9.1f} {interval:<18}{row['percent']:>5.1f}"
-                f"{bouts:>7} {of_bouts:<14} {alone:<22}{seen:>7}"
+                f"{row['bouts']:>7.1f} {of_bouts:<14} {alone:<22}{seen:>7}"
             )
     if means := document["means"]:
         fractions = ", ".join(f"{row['class']} {row['percent']:.1f} ± {row['sem']:.1f} %" for row in means)
@@ -88,8 +87,8 @@ def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> It
     rows = document["rows"]
     if any(map(mark_alone, rows)):
         yield "*: estimated without the model, which makes the interval no narrower"
-    if any(row["bouts"] is None for row in rows):
-        yield "no number of bouts: its interval is wider than the number; check more windows, or longer ones"
+    if any(high - low > row["bouts"] for row in rows for low, high in [row["bouts_interval"]]):
+        yield "few windows show where bouts begin: more or longer windows narrow the intervals of bouts"
     if borrowed := [row["borrowed"] for row in rows if row["group"]]:
         least, most = (f"{100 * weight:.0f}" for weight in (min(borrowed), max(borrowed)))
         yield (

@@ -74,6 +74,6 @@ def _list_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _with_interval(value: float | None, interval: Sequence[float]) -> str:
+def _with_interval(value: float, interval: Sequence[float]) -> str:
     low, high = interval
-    return f"{'' if value is None else f'{value:.1f} '}({low:.1f} to {high:.1f})"
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"

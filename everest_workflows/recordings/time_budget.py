@@ -299,8 +299,8 @@ def _make_row(
         border_error: of `_measure_classes`.
     Returns:
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
-        `footage`, in seconds, and as `minutes_per_hour`; `bouts` (None if the `bouts_interval` is wider
-        than their number) and `mean_bout` in seconds; the seconds of the `model`; `checked`, the seconds in
+        `footage`, in seconds, and as `minutes_per_hour`; `bouts` with their
+        `bouts_interval`, and `mean_bout` in seconds; the seconds of the `model`; `checked`, the seconds in
         the checked windows, `checked_percent` of their time, and `windows`, their number; `borrowed`, the
         weight of the other groups in the error rates; `watched_only`: seconds and interval without
         the model; `saved_windows`: the fraction of the checked windows that the model saves.
@@ -323,8 +323,8 @@ def _make_row(
         "seconds": seconds[0],
         "percent": round(100 * fraction, 2),
         "minutes_per_hour": round(60 * fraction, 3),
-        "bouts": bouts if (is_known := high - low <= bouts) else None,
-        "mean_bout": round(seconds[0] / bouts, 3) if bouts and is_known else None,
+        "bouts": bouts,
+        "mean_bout": round(seconds[0] / bouts, 3) if bouts else None,
         "se": round((seconds[2] - seconds[1]) / (2 * QUANTILE), 3),
         "interval": seconds[1:],
         "bouts_interval": [low, high],

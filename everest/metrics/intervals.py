@@ -81,7 +81,7 @@ def bootstrap(
         else:
             ends = np.quantile(values, [TAIL_FRACTION, 1 - TAIL_FRACTION])
             if 1 < len(group_indices) < FEW_GROUPS:
-                ends = measured[name] + _widening(len(group_indices)) * (ends - measured[name])
+                ends = measured[name] + widening(len(group_indices)) * (ends - measured[name])
                 lowest, highest = (0.0, 1.0) if fractions else LIMITS.get(name, (-inf, inf))
                 ends = np.clip(ends, lowest, highest)
             intervals[name] = (float(ends[0]), float(ends[1]))
@@ -103,7 +103,7 @@ def limit_interval(
     return min(max(ends[0], lowest), highest), min(max(ends[1], lowest), highest)
 
 
-def _widening(groups: int) -> float:
+def widening(groups: int) -> float:
     """The factor by which the ends of an interval move away from the value, with few groups."""
     quantiles = t.ppf(1 - TAIL_FRACTION, groups - 1) / norm.ppf(1 - TAIL_FRACTION)
     return math.sqrt(groups / (groups - 1)) * float(quantiles)

@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 
 from everest.errors import RecipeError, unknown_name
 from everest.figures.style import COLORS, escape_dollars, saved_figure, shorten
+from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, find_metric, value_text
+from everest.system.text import plural
 from everest_workflows.sweep.request import FROM_SCRATCH, SEED_FIELD
 from everest_workflows.sweep.results import VALIDATION_PREFIX, make_metric_title, split_metric
 from everest_workflows.sweep.statistics import (
-    Interval,
+    SampledDifference,
     Spread,
     bootstrap_difference,
     compare_pairs,
@@ -62,8 +64,8 @@ def make_report(
         if title != reference and comparable:
             difference = compare_pairs(values[title], values[reference], metric=name)
         if difference is not None:
-            over_videos = _compare_videos(folder, variant, variants[reference], difference.seeds, name)
-            difference = {**difference._asdict(), "video_interval": over_videos}
+            sampled = _compare_videos(folder, variant, variants[reference], difference.seeds, name)
+            difference = difference._asdict() | sampled._asdict()
         rows.append(
             {"variant": title, **_measure_variant(variant, values[title], name), "difference": difference}
         )
@@ -163,16 +165,16 @@ def _select_values(
 
 def _compare_videos(
     folder: Path | None, variant: Json, reference: Json, seeds: Sequence[int], metric: str
-) -> Interval | None:
-    """The interval of a difference over videos and seeds; None without the outcomes of each video."""
+) -> SampledDifference:
+    """A difference over groups and seeds, from the outcomes of each video."""
     if folder is None:
-        return None
+        return SampledDifference()
     pairs = []
     for seed in seeds:
         rows = [next(row for row in each["seeds"] if row["seed"] == seed) for each in (variant, reference)]
         files = [next((job for job in row["jobs"] if job.startswith("eval/")), None) for row in rows]
         if None in files:
-            return None
+            return SampledDifference()
         first, second = (read_outcomes(folder / f"{file}.csv", metric) for file in files)
         pairs.append((first, second))
     return bootstrap_difference(pairs, metric=metric)
@@ -199,6 +201,7 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
     spreads = [spread for variant in variants for spread in (variant, variant["difference"]) if spread]
     if any(len(spread["values"]) > 1 and spread["interval"] is None for spread in spreads):
         yield "no interval and no p where all seeds have equal values"
+    yield from _describe_videos([row["difference"] for row in variants if row["difference"]])
     for key, (words, _) in BASELINES.items():
         levels = sorted({round(variant[key], 6) for variant in variants if variant[key] is not None})
         if levels:
@@ -212,6 +215,20 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield "GMACs and time leave out the training of the weights that variants start from (init)"
     if any(SEED_FIELD not in init for init in started):
         yield "all seeds of a variant start from the same weights: the intervals do not cover their training"
+
+
+def _describe_videos(differences: Sequence[Json]) -> Iterator[str]:
+    """How many test videos and groups a difference has, and what this means for its interval."""
+    for videos, groups in sorted(
+        {(each["videos"], each["groups"]) for each in differences if each["videos"]}
+    ):
+        text = f"differences over {plural(videos, 'test video')}"
+        text += f" of {plural(groups, 'group')}" if groups < videos else ""
+        if groups == 1:
+            text += ": no interval over groups"
+        elif groups < FEW_GROUPS:
+            text += f"; with fewer than {FEW_GROUPS}, their interval is widened by the t distribution"
+        yield text
 
 
 def draw_report(path: Path, document: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """The statistics of a sweep: means over seeds, and differences of two variants at the same seeds.
 
 An interval over seeds is Student's t interval. It covers the differences between training runs (weights,
-order, masks), not which videos are in the test list. An interval over videos and seeds also covers these:
-its bootstrap draws both anew, independently (Owen 2007, "The pigeonhole bootstrap").
+order, masks), not which videos are in the test list. An interval over groups and seeds also covers these:
+its bootstrap draws both anew, independently (Owen 2007, "The pigeonhole bootstrap"). Without groups, each
+video is one.
 
-N seeds, V videos, R resamples.
+N seeds, V videos, G groups, R resamples.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ from typing import Final, NamedTuple
 import numpy as np
 from scipy import stats
 
-from everest.metrics.intervals import BOOTSTRAP_SEED, NUM_RESAMPLES, TAIL_FRACTION, limit_interval
+from everest.metrics.intervals import (
+    BOOTSTRAP_SEED,
+    FEW_GROUPS,
+    NUM_RESAMPLES,
+    TAIL_FRACTION,
+    limit_interval,
+    widening,
+)
 
 RELATIVE_ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # The metrics that are means over videos, with their column in the file of `everest eval --predictions`, and
 # the factor from this column to their unit.
 VIDEO_COLUMNS: Final = {"top1": ("correct", 100), "exact_match": ("correct", 100), "mae": ("error", 1)}
 Interval = tuple[float, float]
+Outcomes = Mapping[tuple[str, str], float]  # by group and video
 
 
 class Spread(NamedTuple):
@@ -85,37 +94,57 @@ def compare_pairs(
     return PairedDifference(seeds, differences, mean, std, interval, p)
 
 
-def read_outcomes(file: Path, metric: str) -> dict[str, float]:
-    """What each video adds to a metric, by its path; empty if the metric is no mean over videos."""
+def read_outcomes(file: Path, metric: str) -> Outcomes:
+    """What each video adds to a metric, by its group and path; empty if the metric is no mean over videos."""
     head, _, name = metric.rpartition(".")
     if name not in VIDEO_COLUMNS or not file.is_file():
         return {}
     column, factor = VIDEO_COLUMNS[name]
     column += f".{head}" if head else ""
     with file.open(encoding="utf-8", newline="") as text:
-        return {row["video"]: factor * abs(float(row[column])) for row in csv.DictReader(text)}
+        return {
+            (row.get("group") or row["video"], row["video"]): factor * abs(float(row[column]))
+            for row in csv.DictReader(text)
+        }
+
+
+class SampledDifference(NamedTuple):
+    """A difference over test videos; the names are those of --json."""
+
+    group_interval: Interval | None = None  # over groups and seeds; None of one group, or of equal gains
+    videos: int = 0  # 0: the outcomes of each video are unknown
+    groups: int = 0
 
 
 def bootstrap_difference(
-    pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], *, metric: str = ""
-) -> Interval | None:
-    """The 95 % interval of the mean difference over videos and seeds; None without videos.
+    pairs: Sequence[tuple[Outcomes, Outcomes]], *, metric: str = ""
+) -> SampledDifference:
+    """The 95 % interval of the mean difference over groups and seeds.
+
+    Of few groups it is wider, as in everest.metrics.intervals.
 
     Args:
-        pairs: the outcomes of both variants at each seed, by video; see `read_outcomes`.
+        pairs: the outcomes of both variants at each seed; see `read_outcomes`.
     """
-    videos = (
-        sorted(set.intersection(*(set(outcomes) for pair in pairs for outcomes in pair))) if pairs else []
-    )
+    videos = sorted(set.intersection(*(set(each) for pair in pairs for each in pair))) if pairs else []
     if not videos:
-        return None
+        return SampledDifference()
     gains = np.array(
         [[first[video] - second[video] for video in videos] for first, second in pairs]
     )  # (N, V)
+    _, starts = np.unique([group for group, _ in videos], return_index=True)  # (G,); videos are sorted
+    num_seeds, num_groups = len(pairs), len(starts)
+    if num_groups == 1 or not np.ptp(gains):
+        return SampledDifference(None, len(videos), num_groups)
+    sums = np.add.reduceat(gains, starts, axis=1)  # (N, G)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    seed_counts, video_counts = (  # (R, N), (R, V): how often each is in a resample
-        rng.multinomial(size, [1 / size] * size, NUM_RESAMPLES) for size in gains.shape
+    seed_counts, counts = (  # (R, N), (R, G): how often each is in a resample
+        rng.multinomial(size, [1 / size] * size, NUM_RESAMPLES) for size in sums.shape
     )
-    means = ((seed_counts @ gains) * video_counts).sum(axis=1) / gains.size  # (R,)
-    low, high = np.quantile(means, [TAIL_FRACTION, 1 - TAIL_FRACTION])
-    return limit_interval(metric, (float(low), float(high)), is_difference=True)
+    sizes = counts @ np.diff([*starts, len(videos)])  # (R,) videos
+    means = ((seed_counts @ sums) * counts).sum(axis=1) / (num_seeds * sizes)  # (R,)
+    ends = np.quantile(means, [TAIL_FRACTION, 1 - TAIL_FRACTION])
+    if num_groups < FEW_GROUPS:
+        ends = gains.mean() + widening(num_groups) * (ends - gains.mean())
+    low, high = map(float, ends)
+    return SampledDifference(limit_interval(metric, (low, high), is_difference=True), len(videos), num_groups)

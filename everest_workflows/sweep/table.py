@@ -24,7 +24,9 @@ def make_report_table(*documents: Mapping[str, Any]) -> Iterator[tuple[str, ...]
     titles = ["variant", "seeds"]
     for document in documents:
         titles += [f"{document['title']}, mean", "95 % CI", f"Δ vs. {document['against']}"]
-        titles += ["95 % CI (paired)", "95 % CI (videos and seeds)", "p"]
+        differences = [row["difference"] for row in document["variants"] if row["difference"]]
+        unit = "groups" if any(each["groups"] < each["videos"] for each in differences) else "videos"
+        titles += ["95 % CI (paired)", f"95 % CI ({unit} and seeds)", "p"]
     yield (*titles, "training GMACs", "peak memory", "training time")
     for variants in zip(*(document["variants"] for document in documents), strict=True):
         cells = [variants[0]["variant"], str(max(len(variant["seeds"]) for variant in variants))]
@@ -48,7 +50,7 @@ def _format_metric(document: Mapping[str, Any], variant: Mapping[str, Any]) -> l
         format_cell(variant["interval"], digits),
         format_cell([difference.get("mean")], f"+{digits}"),
         format_cell(difference.get("interval"), f"+{digits}"),
-        format_cell(difference.get("video_interval"), f"+{digits}"),
+        format_cell(difference.get("group_interval"), f"+{digits}"),
         format_cell([difference.get("p")], ".2g"),
     ]
 

@@ -156,31 +156,56 @@ def test_brackets_in_the_name_of_a_variant_are_shown(tmp_path: Path):
         assert f"│ {name} " in shown
 
 
-def write_outcomes(folder: Path, outcomes: dict[str, list[int]]) -> None:
-    (folder / "eval").mkdir()
+def write_outcomes(folder: Path, outcomes: dict[str, list[int]], *, per_group: int) -> None:
+    (folder / "eval").mkdir(parents=True)
     for name, rows in outcomes.items():
-        lines = [f"v{number}.mp4,{row}" for number, row in enumerate(rows)]
-        (folder / "eval" / f"{name}.csv").write_text("\n".join(["video,correct", *lines]))
+        lines = [f"v{number}.mp4,g{number // per_group},{row}" for number, row in enumerate(rows)]
+        (folder / "eval" / f"{name}.csv").write_text("\n".join(["video,group,correct", *lines]))
 
 
-def test_an_interval_over_videos_and_seeds_draws_both(tmp_path: Path):
-    write_outcomes(tmp_path, {"10-0": [0, 1], "10-1": [0, 1], "20-0": [1, 1], "20-1": [1, 1]})
-    document = make_report(results({"a": {0: 50.0, 1: 50.0}, "b": {0: 100.0, 1: 100.0}}), folder=tmp_path)
-    difference = document["variants"][1]["difference"]
-    assert difference["interval"] is None  # all seeds are equal, the videos are not
-    assert difference["video_interval"] == (0, 100)
-    assert read_outcomes(tmp_path / "eval" / "10-0.csv", "macro_f1") == {}
+def report_of_outcomes(folder: Path, gains: list[int], *, per_group: int) -> dict:
+    """Two variants of equal seeds; the second is better by `gains`."""
+    rows = {"10": [0] * len(gains), "20": gains}
+    outcomes = {f"{name}-{seed}": row for name, row in rows.items() for seed in range(2)}
+    write_outcomes(folder, outcomes, per_group=per_group)
+    return make_report(results({"a": {0: 0.0, 1: 0.0}, "b": {0: 50.0, 1: 50.0}}), folder=folder)
+
+
+def test_an_interval_over_groups_and_seeds_draws_both(tmp_path: Path):
+    intervals, titles, notes = [], [], []
+    for per_group in (1, 2, 20):  # all videos of a group gain, or none of them
+        gains = [number // 2 % 2 for number in range(20)]
+        document = report_of_outcomes(tmp_path / str(per_group), gains, per_group=per_group)
+        assert document["variants"][1]["difference"]["interval"] is None  # all seeds are equal
+        intervals.append(document["variants"][1]["difference"]["group_interval"])
+        titles.append(next(iter(make_report_table(document)))[6])
+        notes.append(next(note for note in list_report_notes(document) if "test video" in note))
+    (low, high), (low_of_groups, high_of_groups), none = intervals
+    assert high_of_groups - low_of_groups == pytest.approx(2**0.5 * (high - low), rel=0.1)
+    assert none is None
+    assert titles == [f"95 % CI ({unit} and seeds)" for unit in ("videos", "groups", "groups")]
+    assert notes == [
+        "differences over 20 test videos",
+        "differences over 20 test videos of 10 groups",
+        "differences over 20 test videos of 1 group: no interval over groups",
+    ]
+    few = report_of_outcomes(tmp_path / "few", [1, 1, 0, 0], per_group=2)
+    assert few["variants"][1]["difference"]["group_interval"] == (-100, 100)  # 2 groups: t has 1 degree
+    assert any("fewer than 10, their interval is widened" in note for note in list_report_notes(few))
+    equal = report_of_outcomes(tmp_path / "equal", [1] * 20, per_group=1)
+    assert equal["variants"][1]["difference"]["group_interval"] is None
+    assert read_outcomes(tmp_path / "1" / "eval" / "10-0.csv", "macro_f1") == {}
 
     rng = np.random.default_rng(0)
     effects = rng.normal(3, 5, size=(200, 1)) + rng.normal(0, 2, size=(1, 8))  # of videos and of seeds
     pairs = [
-        ({str(v): gain for v, gain in enumerate(column)}, dict.fromkeys(map(str, range(200)), 0.0))
+        ({(str(v), ""): gain for v, gain in enumerate(column)}, {(str(v), ""): 0.0 for v in range(200)})
         for column in effects.T
     ]
-    low, high = bootstrap_difference(pairs)
+    low, high = bootstrap_difference(pairs).group_interval
     expected = np.hypot(5 / 200**0.5, 2 / 8**0.5)  # the standard error of both
     assert high - low == pytest.approx(2 * 1.96 * expected, rel=0.25)
-    assert bootstrap_difference([({}, {})]) is None
+    assert bootstrap_difference([({}, {})]) == (None, 0, 0)
 
 
 def test_the_best_of_a_tuned_setting_by_validation_is_reported():

@@ -6,6 +6,7 @@ import json
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -93,7 +94,7 @@ def export(
     tested = [] if result is None else make_card_lines(result)
     with exit_on_signals(), Display() as display:
         if options.to == "hf":
-            card = model_card(opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
+            card = partial(model_card, opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
             document = write_folder(options.out, opened, card=card)
         else:
             time = None if result is None else result.clip_time

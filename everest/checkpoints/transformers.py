@@ -6,7 +6,7 @@ The library transformers is not needed. Tensor names are those that `everest.con
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,14 +52,16 @@ BIASED_LAYERS: Final = (  # modules of a layer that have a weight and a bias
 )
 
 
-def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> dict[str, Any]:
+def write_folder(
+    folder: Path, opened: LoadedModel, *, card: Callable[..., str] | None = None
+) -> dict[str, Any]:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
     As a check, the weights are converted back before they are written. A converted model computes as
     transformers does, so a user of transformers sees the same difference.
 
     Args:
-        card: the text of README.md; None: no README.md is written.
+        card: gives the text of README.md with `notes`; None: no README.md is written.
     Returns:
         `{"written", "difference", "notes"}`: the files, the largest difference between the outputs of the
         model and of the written weights, and the settings where transformers computes something else.
@@ -90,7 +92,7 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         frames = describe_sampling(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
         notes.append(f"{frames}, which its config.json cannot state")
 
-    texts = {} if card is None else {CARD: card}
+    texts = {} if card is None else {CARD: card(notes=notes)}
     texts[PREPROCESSOR_FILE], texts[CONFIG_FILE] = (
         json.dumps(x, indent=2) + "\n" for x in (processing, config)
     )
@@ -182,7 +184,9 @@ def _find_obstacles(spec: ModelSpec) -> Iterator[str]:
 def _note_differences(spec: ModelSpec) -> Iterator[str]:
     """Yield notes on where transformers computes something else with the same weights."""
     if isinstance(spec, AutoencoderSpec):
-        yield f"transformers selects no tokens: pass the mask of {spec.selection.strategy} as bool_masked_pos"
+        yield f"VideoMAEModel encodes all {spec.grid.num_tokens} tokens of a clip"
+        mask = f"pass the mask of {spec.selection.strategy} as bool_masked_pos"
+        yield f"VideoMAEForPreTraining selects no tokens: {mask}"
         if spec.pixels != IMAGENET:
             yield "its loss assumes frames normalized by ImageNet's mean and std, and this model has others"
         if isinstance(spec.target, PixelTargets) and spec.target.normalize == "token":
@@ -196,8 +200,9 @@ def _note_differences(spec: ModelSpec) -> Iterator[str]:
         yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = "fc_norm" if spec.heads else "decoder.norm"
     if (not spec.heads or spec.model.pooling == "mean") and spec.norms.last_eps != LAST_NORM_EPS:
+        where = "the last norm" if spec.heads else "the decoder's last norm, not the encoder's,"
         fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"
-        yield f"its last norm has another eps ({LAST_NORM_EPS:g}); for the same numbers {fix}"
+        yield f"{where} has another eps ({LAST_NORM_EPS:g}); for the same numbers {fix}"
 
 
 def _list_names(spec: ModelSpec) -> Iterator[str]:

@@ -42,14 +42,16 @@ def model_card(
     file: str,
     tested: Sequence[str] = (),
     speed: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
         evaluation: the document of `everest eval --json` for these weights; None: the card has no metrics.
-        file: the name of the exported file next to the card.
+        file: the name of the exported file next to the card: an ONNX file, or the weights of transformers.
         tested: lines about the accuracy, used if there is no evaluation.
         speed: lines about the time for a clip.
+        notes: where transformers computes something else.
     """
     spec, weights, clip = opened.spec, opened.weights, find_training_clip(opened)
     assert isinstance(spec, ClipSpec)
@@ -58,7 +60,7 @@ def model_card(
     folder = opened.file.parent
     name = (folder.parent if folder.name == CHOSEN_FOLDER else folder).name or opened.file.stem
     front = ModelCardData(
-        library_name="everest",
+        library_name="everest" if file.endswith(".onnx") else "transformers",
         pipeline_tag="video-classification" if weights.kind == "classifier" else None,
         tags=["video", "everest", weights.kind],
         model_name=name,
@@ -78,6 +80,7 @@ def model_card(
         selections=[(part.selection.strategy, count_tokens(part)) for part in transformers],
         sampling=sampling or "the weights do not state their stride",
         speed=speed,
+        notes=notes,
         lists=_find_lists(opened, is_evaluated=evaluation is not None),
         origins=_list_origins(weights.origin),
         evaluation=evaluation,

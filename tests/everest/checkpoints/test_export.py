@@ -100,7 +100,15 @@ def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path:
     transformers = pytest.importorskip("transformers")
     spec = replace(AUTOENCODER, norms=Norms(after_encoder=after_encoder))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")
+    notes = json_of("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")["notes"]
+    assert "VideoMAEModel encodes all 64 tokens of a clip" in notes
+    assert notes[-1].startswith("the decoder's last norm, not the encoder's, has another eps")
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "everest extract" not in card
+    lines = card.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(tmp_path / "hf"))
+    given = {"clips": clips.transpose(1, 2)}
+    exec(lines, given)
     reference = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf").eval()
     reference.decoder.norm.eps = 1e-6  # as a note of the export states
     model, ids = everest.load_model(checkpoint), torch.arange(64).expand(3, -1)
@@ -112,9 +120,7 @@ def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path:
     with torch.no_grad():
         out = model(clips, selection=chosen)
         reference_out = reference(clips.transpose(1, 2), bool_masked_pos=masked)
-        encoder = transformers.VideoMAEModel.from_pretrained(tmp_path / "hf").eval()
-        tokens = encoder(clips.transpose(1, 2)).last_hidden_state
-        torch.testing.assert_close(tokens, model.encoder(clips, ids), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(given["tokens"], model.encoder(clips, ids), atol=1e-4, rtol=1e-4)
     assert (reference_out.logits - out.prediction).abs().max() < 2e-5
     assert float(reference_out.loss) == pytest.approx(float(out.loss), rel=1e-5)
 

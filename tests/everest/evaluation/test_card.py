@@ -21,9 +21,10 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     options = ["--evaluation", tmp_path / "eval.json"]
     run("export --to hf", classifier_run, "-o", tmp_path / "hf", *options)
     text = (tmp_path / "hf" / "README.md").read_text()
-    (command,) = [line for line in text.splitlines() if line.startswith("everest predict")]
-    assert (tmp_path / "hf" / command.split()[-1]).is_file()
+    assert 'VideoMAEForVideoClassification.from_pretrained("FOLDER")' in text
+    assert "- transformers encodes all 32 tokens" in text
     card = ModelCard(text)
+    assert card.data.library_name == "transformers"
     assert card.data.pipeline_tag == "video-classification"
     low, high = evaluation["intervals"]["top1"]
     (row,) = [line for line in text.splitlines() if line.startswith("| top-1 |")]
@@ -72,6 +73,7 @@ def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: P
     assert "- encodes 8 of 32 tokens of a clip" in text
     assert "trained on `train.csv`" in text
     assert "evaluated on" not in text
+    assert ModelCard(text).data.library_name == "everest"
     assert "`classify.py` beside it reads a video or a camera" in text
     assert 'model = onnxruntime.InferenceSession("m.onnx")' in text
     file.unlink()

@@ -80,7 +80,7 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        imports: import the modules of other packages that the recipe names (everest.methods.external). False:
+        imports: import all modules that the recipe names (everest.methods.external). False: only known ones,
             for a recipe that no user named, such as the one next to weights.
         consistent: refuse settings that contradict each other.
     Raises:

@@ -1,8 +1,8 @@
 """Strategies and targets of other packages, which a recipe names by import path: `package.module:Name`.
 
 Importing a module runs its code, which a file that is not trusted must not cause. `import_named` imports
-what a user names. A path in weights, or in a recipe next to weights, is only looked up among the modules that
-are imported already.
+what a user names. A path in weights, or in a recipe next to weights, is looked up among the modules that are
+imported already, and those on Python's path whose source defines the class for everest: `import_known`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeGuard, TypeVar
 
@@ -67,6 +69,39 @@ def import_code(module: str) -> None:
         raise RecipeError(f"importing '{module}' fails: {reason}{advice}") from error
 
 
+def import_known(path: str) -> None:
+    """Import the module of an import path in weights, if its source mentions everest and defines the class.
+
+    Modules are found without running their code, nor that of their packages.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    module, _, name = path.partition(":")
+    if not _PATH.fullmatch(path):
+        raise ValueError(f"'{shorten(path)}' is no import path such as package.module:Name")
+    packages = module.split(".")
+    found = find_spec(packages[0])
+    for number in range(2, len(packages) + 1):
+        folders = found and found.submodule_search_locations
+        found = PathFinder.find_spec(".".join(packages[:number]), folders) if folders else None
+    if found is None:
+        raise ValueError(
+            f"'{shorten(path)}' is of another package: install it, or put its folder on PYTHONPATH"
+        )
+    file = Path(found.origin or "")
+    source = file.read_text("utf-8", errors="replace") if file.suffix == ".py" else ""
+    if "everest" not in source or not re.search(rf"^class {name}\b", source, re.MULTILINE):
+        raise ValueError(
+            f"'{shorten(path)}' is no class in the source of its module: if you trust it, "
+            f"everest --import {shorten(module)} ..."
+        )
+    try:
+        import_code(module)
+    except RecipeError as error:
+        raise ValueError(str(error)) from error
+
+
 def find_own_error(error: Exception) -> RecipeError | None:
     """An error that the code of an imported package has caused, in one line; None for any other error."""
     own = [
@@ -84,15 +119,11 @@ def find_own_error(error: Exception) -> RecipeError | None:
 
 
 def named_class(path: str, base: type[Base]) -> type[Base]:
-    """Return the class of an import path, whose module is imported already."""
+    """Return the class of an import path, whose module a user has named or `import_known` accepts."""
     module_name, _, name = path.partition(":")
-    module = sys.modules.get(module_name)
-    if module is None:
-        raise ValueError(
-            f"'{shorten(path)}' is of another package, and a checkpoint imports none: if you trust it, "
-            f"everest --import {shorten(module_name)} ..."
-        )
-    cls = vars(module).get(name)  # no `__getattr__` of a module, which may import
+    if module_name not in sys.modules:
+        import_known(path)
+    cls = vars(sys.modules[module_name]).get(name)  # no `__getattr__` of a module, which may import
     if cls is None:
         raise ValueError(f"module '{module_name}' has no '{shorten(name)}'")
     if not (isinstance(cls, type) and issubclass(cls, base)):

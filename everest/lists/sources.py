@@ -23,7 +23,14 @@ from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, can_be_list, not_found_text, split_folders, videos_under
+from everest.video.folders import (
+    as_data_error,
+    can_be_list,
+    has_only_class_folders,
+    not_found_text,
+    split_folders,
+    videos_under,
+)
 
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # written by `everest prepare`
 
@@ -149,7 +156,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
     has_video = next(videos_under(root), None) is not None
     has_no_classes_set = data.num_classes is None and data.heads is None and data.classes is None
-    verb = "split" if has_no_classes_set else "index"
+    verb = "split" if has_no_classes_set or has_only_class_folders(root) else "index"
     command = f"everest prepare {verb} {shlex.quote(str(root))}"
     if has_video and not labeled and has_no_classes_set:
         return root, (

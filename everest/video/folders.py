@@ -146,6 +146,14 @@ def can_be_list(folder: Location, *, labeled: bool) -> bool:
     return any(video != path for path in inner for video in videos_under(path))
 
 
+def has_only_class_folders(folder: Location) -> bool:
+    """Whether a folder has folders of videos, and no annotations of a known data set beside them."""
+    with as_data_error(folder):
+        beside = (path.suffix.lower() in (".csv", ".json", ".txt") for path in _children(folder))
+        names = subfolders(folder)
+        return not any(beside) and bool(names) and all(any(videos_under(folder / name)) for name in names)
+
+
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, sorted by name; numbers in the names count as numbers."""
 

@@ -53,9 +53,16 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
     )
     recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))  # a known data set
     for command in ("finetune --init none", "pretrain"):
-        message = refused(command, *options, code=4)
-        makes = f"set data.root, or run `everest prepare index {tree}`, which writes train.csv"
-        assert makes in message
+        for verb, name in (("split", ""), ("index", "annotations.json"), ("index", "trainTestlist/x.txt")):
+            (tree / name).parent.mkdir(exist_ok=True)
+            if name:
+                (tree / name).touch()
+            message = refused(command, *options, code=4)
+            makes = f"set data.root, or run `everest prepare {verb} {tree}`, which writes train.csv"
+            assert makes in message
+            if name:
+                (tree / name).unlink()
+        (tree / "trainTestlist").rmdir()
 
 
 def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path):

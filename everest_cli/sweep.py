@@ -132,7 +132,7 @@ def report(
     if as_json:
         print_json(documents[0] if len(documents) == 1 else documents)
     elif kind is not None:
-        typer.echo(format_rows([columns, *rows], kind), nl=False)
+        typer.echo(format_rows([columns, *rows], kind, [results["summary"], *notes]), nl=False)
         say(*notes)
     else:
         if results["summary"]:

@@ -63,7 +63,10 @@ def with_equal_cost(request: SweepRequest, cost: Cost) -> SweepRequest:
             key, length = _equal_length(reference, recipes[variant.name], stage, ratio)
             lengths[f"{stage}.{key}"] = length
         variants.append(replace(variant, overrides=variant.overrides | lengths))
-    measure = {"gmacs": "training GMACs", "hours": "time of the training steps on one machine"}[cost]
+    measure = {
+        "gmacs": "GMACs of the forward passes in training",
+        "hours": "time of the training steps on one machine",
+    }[cost]
     summary = f"{request.summary}; equal {measure}".removeprefix("; ")
     return replace(request, variants=tuple(variants), summary=summary)
 

@@ -101,7 +101,7 @@ def _measure_variant(variant: Json, values: Mapping[int, float], metric: str) ->
         **(spread or dict.fromkeys(Spread._fields)),
         "chance": _average(row["metrics"].get(chance) for row in measured),
         "majority": _average(row["metrics"].get(majority) for row in measured),
-        **{key: _average(row.get(key) for row in measured) for key in ("gmacs", "hours")},
+        **{key: _average(row.get(key) for row in measured) for key in ("gmacs", "view_gmacs", "hours")},
         "memory_bytes": max((row.get("memory_bytes") or 0 for row in measured), default=0) or None,
     }
 
@@ -206,6 +206,8 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
         levels = sorted({round(variant[key], 6) for variant in variants if variant[key] is not None})
         if levels:
             yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
+    if any(variant["gmacs"] for variant in variants):
+        yield "training GMACs are of forward passes; a backward pass takes about twice as many"
     if not document["comparable"]:
         yield "variants that predict different tokens have losses that do not compare; use another --metric"
     elif not document["higher_is_better"]:

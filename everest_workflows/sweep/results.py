@@ -41,13 +41,15 @@ class JobNumbers(NamedTuple):
     gmacs: float = 0.0  # of the forward passes of all its steps; 0 of an evaluation
     hours: float = 0.0
     memory_bytes: int = 0  # the peak of a process
+    view_gmacs: float | None = None  # of the forward pass of a view in an evaluation
 
 
 def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
     if job.stage not in STAGES:
         with suppress(OSError, *MALFORMED_ERRORS):  # missing or damaged
-            return JobNumbers(_read_evaluation_metrics(read_json(job.file(folder, "json"))))
+            document = read_json(job.file(folder, "json"))
+            return JobNumbers(_read_evaluation_metrics(document), view_gmacs=document.get("gmacs"))
         return None
     run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
@@ -124,6 +126,7 @@ def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[s
             row = {"seed": seed, "finished": len(done) == len(planned)}
             row["gmacs"] = sum(part.gmacs for part in done.values())
             row["hours"] = sum(part.hours for part in done.values())
+            row["view_gmacs"] = done["eval"].view_gmacs if "eval" in done else None
             row["memory_bytes"] = max((part.memory_bytes for part in done.values()), default=0)
             seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
         about = {

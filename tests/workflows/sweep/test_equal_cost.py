@@ -40,7 +40,7 @@ def test_stages_have_equal_gmacs_and_the_file_is_a_sweep(tmp_path: Path):
     assert many.pretrain.steps < few.pretrain.steps
     values = read_yaml(printed, "printed")
     assert values["against"] == "few"
-    assert values["summary"].endswith("equal training GMACs")
+    assert values["summary"].endswith("equal GMACs of the forward passes in training")
     assert "pretrain.steps" not in values["variants"]["no pre-training"]
 
 

@@ -37,6 +37,7 @@ def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1")
     def seed_of(seed: int, value: float | None, gmacs: float) -> dict:
         metrics = {} if value is None else {metric: value, "loss": 1.0}
         row = {"seed": seed, "finished": value is not None, "gmacs": gmacs, "hours": 0.5}
+        row["view_gmacs"] = 0.25
         return {**row, "memory_bytes": 2**30, "metrics": metrics, "jobs": [f"eval/{gmacs:g}-{seed}"]}
 
     variant = {"overrides": {}, "stages": ["finetune", "eval"]}
@@ -120,13 +121,14 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert [note for note in list_report_notes(document) if note.startswith("one seed: no interval")]
     columns, *rows = make_report_table(document)
     assert rows == [
-        ("a", "1", "50.0 %", "", "", "", "", "", "10", "1.0 GiB", "30 min"),
-        ("b", "1", "52.0 %", "", "+2.0", "", "", "", "20", "1.0 GiB", "30 min"),
+        ("a", "1", "50.0", "", "", "", "", "", "10", "0.25", "1.0", "30.0"),
+        ("b", "1", "52.0", "", "+2.0", "", "", "", "20", "0.25", "1.0", "30.0"),
     ]
-    assert len(columns) == 11
+    assert columns[2:5] == ("top-1, mean (%)", "95 % CI", "Δ vs. a (points)")
+    assert columns[8:] == ("training GMACs", "GMACs a view", "peak memory (GiB)", "training time (min)")
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
     assert empty["variants"][1]["mean"] is None
-    assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 9)
+    assert list(make_report_table(empty))[2] == ("b", "0", *[""] * 10)
 
 
 @pytest.mark.parametrize(
@@ -232,15 +234,29 @@ def test_the_best_of_a_tuned_setting_by_validation_is_reported():
 def test_the_table_is_printed_for_papers_and_sheets():
     several = [make_report(results(BOTH), metric=metric) for metric in ("top1", "loss")]
     rows = list(make_report_table(*several))
-    assert {len(row) for row in rows} == {17}
-    assert format_rows([("a_b", "x", ""), ("50 %", "Δ|", "")], "latex").splitlines() == [
+    assert {len(row) for row in rows} == {18}
+    rows = [("a_b", "x", "", *"wxyz"), ("lr=1e-3", "Δ|-2.0 to -1.0 %", "", *"1234")]
+    assert format_rows(rows, "latex", ["20 videos", "", "p_1"]).splitlines() == [
+        r"\begin{table}",
+        r"\centering",
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"a\_b & x \\",
         r"\midrule",
-        r"50 \% & $\Delta$| \\",
+        r"lr=1e-3 & $\Delta$|$-$2.0 to $-$1.0 \% \\",
         r"\bottomrule",
         r"\end{tabular}",
+        "",
+        r"\medskip",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"a\_b & w & x & y & z \\",
+        r"\midrule",
+        r"lr=1e-3 & 1 & 2 & 3 & 4 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\caption{20 videos; p\_1.}",
+        r"\end{table}",
     ]
     assert format_rows([("a", "b"), ("1", "x|y")], "markdown") == "| a | b |\n|---|---|\n| 1 | x\\|y |\n"
     assert format_rows([("a", "b"), ("1", "x,y")], "csv") == 'a,b\n1,"x,y"\n'

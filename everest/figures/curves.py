@@ -42,10 +42,10 @@ LOGGED_EACH_STEP: Final = ("loss", "view_top1")  # drawn as running means
 
 
 class Curve(NamedTuple):
-    """A value of the runs of a line, in the order of logging, at the steps that all of them have."""
+    """A value of the runs of a line, at the steps that any of them has."""
 
-    x: NDArray[np.float64]  # (R,) the mean over the runs
-    y: NDArray[np.float64]  # (S, R); NaN is a gap in the line
+    x: NDArray[np.float64]  # (R,) the mean over the runs that have the step
+    y: NDArray[np.float64]  # (S, R); NaN: the run lacks the step, or its value is not finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class RunCurves:
     metric: str | None = None  # selects the best weights (everest.metrics.names); None: the loss
     # Percent of videos that a guess gets right; None before weights are saved, or for other metrics.
     chance: float | None = None
+    is_pretraining: bool = False
 
     def shown(self, key: str) -> NDArray[np.float64]:
         """The values (S, R) of a curve as they are sampled."""
@@ -68,6 +69,7 @@ class _Run(NamedTuple):
     points: dict[str, dict[int, tuple[float, float]]]  # x and value by step, of each curve
     metric: str | None
     chance: float | None
+    is_pretraining: bool
 
 
 def name_runs(runs: Sequence[Path]) -> list[tuple[str, Path]]:
@@ -84,7 +86,7 @@ def read_curves(runs: Sequence[tuple[str, Path]], *, x: Axis) -> list[RunCurves]
         with damage_errors(run, fix=RESTORE_FIX):
             by_name.setdefault(name, []).append(_read_run(run, x))
     return [
-        RunCurves(name=name, curves=_join(seeds), metric=seeds[0].metric, chance=seeds[0].chance)
+        RunCurves(name=name, curves=_join(seeds), **{key: getattr(seeds[0], key) for key in _Run._fields[1:]})
         for name, seeds in by_name.items()
     ]
 
@@ -110,6 +112,7 @@ def _read_run(run: Path, x: Axis) -> _Run:
         },
         metric=None if metric == "loss" else metric,
         chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
+        is_pretraining=environment.stage == "pretrain",
     )
 
 
@@ -117,11 +120,12 @@ def _join(seeds: Sequence[_Run]) -> dict[str, Curve]:
     """The curves with values of the runs of a line."""
     curves = {}
     for key in seeds[0].points:
-        first, *others = (seed.points.get(key, {}) for seed in seeds)
-        steps = [step for step in first if all(step in points for points in others)]
-        xy = np.array([[points[step] for step in steps] for points in (first, *others)], np.float64)
+        points = [seed.points.get(key, {}) for seed in seeds]
+        steps = sorted(set().union(*points))
+        xy = np.array([[each.get(step, (math.nan, math.nan)) for step in steps] for each in points])
         if np.isfinite(xy[..., 1:]).any():  # (S, R, 2)
-            curves[key] = Curve(xy[..., 0].mean(axis=0), xy[..., 1])
+            mean = np.nanmean(xy[..., 0], axis=0)  # of hours, it falls where the slowest run ends
+            curves[key] = Curve(np.maximum.accumulate(mean), xy[..., 1])
     return curves
 
 
@@ -201,14 +205,14 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: Axis) -> Figure:
 def _draw_run(panel: Axes, run: RunCurves, name: str, style: Mapping[str, Any]) -> None:
     """Draw a value of a run; a single run's values of each step are faint behind their running means."""
     for key in [key for key in (LOSSES if name == "loss" else (name,)) if key in run.curves]:
-        curve, values = run.curves[key], run.shown(key)
+        curve, values = run.curves[key], np.ma.masked_invalid(run.shown(key))
         if len(values) > 1:
             ends = values.min(axis=0), values.max(axis=0)
             panel.fill_between(curve.x, *ends, color=style["color"], alpha=0.2, linewidth=0)
         elif key in LOGGED_EACH_STEP:
             panel.plot(curve.x, curve.y[0], color=style["color"], linewidth=1, alpha=0.25)
         is_validation = key == "val_loss"
-        marker = "o" if is_validation or (name != "loss" and len(curve.x) <= 30) else ""
+        marker = "o" if is_validation or (name not in ("loss", "lr") and len(curve.x) <= 30) else ""
         width = 1 if is_validation else style["linewidth"]
         panel.plot(curve.x, values.mean(axis=0), marker=marker, **{**style, "linewidth": width})
 
@@ -218,9 +222,12 @@ def _scale_panel(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     title = name if metric is None else metric.title
     if name == "loss":
-        title = "loss: training, as the mean of nearby steps, and validation (circles)"
+        title = "loss: training, as the mean of nearby steps"
+        title += ", and validation (thin, circles)" if any("val_loss" in run.curves for run in runs) else ""
         if any(len(curve.y) > 1 for run in runs for curve in run.curves.values()):
             title += "; bands: all seeds"
+        if len(runs) > 1 and any(run.is_pretraining for run in runs):
+            title += "\nlosses of pre-training compare only where the same tokens are predicted"
         panel.set_ylim(*_limit_losses(runs))
     elif metric is None:
         panel.set_ylim(bottom=0)
@@ -236,11 +243,13 @@ def _scale_panel(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
 
 
 def _limit_losses(runs: Sequence[RunCurves]) -> tuple[float, float]:
-    """From 0, or the lowest loss below 0, to the highest loss that is not a spike."""
-    low, high = 0.0, 0.0
-    for run, key in product(runs, LOSSES):
-        values = run.shown(key) if key in run.curves else np.zeros(1)
-        values = values[np.isfinite(values)]
-        low = min(low, values.min())
-        high = max(high, min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE)))
-    return 1.05 * low, 1.05 * high if high > low else 1.0
+    """From the lowest loss to the highest that is not a spike, with a margin."""
+    shown = [run.shown(key) for run, key in product(runs, LOSSES) if key in run.curves]
+    finite = [values[np.isfinite(values)] for values in shown]
+    if not finite:
+        return 0.0, 1.0
+    low = min(values.min() for values in finite)
+    usual = ((values.max(), np.quantile(values, SPIKE_QUANTILE)) for values in finite)
+    high = max(min(highest, level + abs(level)) for highest, level in usual)
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin

@@ -56,7 +56,7 @@ def test_gmacs_count_every_clip_of_every_step(tmp_path: Path):
 
 
 def test_axes_do_not_exaggerate(tmp_path: Path):
-    """Accuracies from 0 to 100 %, losses from 0, guessing as a line; a negative loss and spikes are seen."""
+    """Accuracies from 0 to 100 %, with chance as a line; losses in their range, also below 0."""
     run = make_run(tmp_path / "run", logged=4)
     recipe = load_recipe("custom", overrides=["model.backbone=vit-tiny"])
     save_spec(run, classifier_spec(recipe, (Head(outputs=8),)))
@@ -65,14 +65,14 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     assert [values.tolist() for values in curves.curves["val_loss"]] == [[2], [[4]]]
     assert curves.chance == 12.5
     losses, accuracies, _ = draw_curves(tmp_path / "p.png", [curves], x="steps").axes
-    assert losses.get_ylim() == (0, pytest.approx(4.2))
+    assert losses.get_ylim() == pytest.approx((0.25 - 0.1875, 4 + 0.1875))  # a twentieth of the range
     assert accuracies.get_ylim() == (0, 100)
     assert "chance, 12.5 %" in accuracies.get_title(loc="left")
     assert [12.5, 12.5] in [list(line.get_ydata()) for line in accuracies.lines]
     append(run, '{"step": 5, "loss": -3.0, "lr": 0.1}\n{"step": 6, "loss": null, "lr": 0.1}\n')
     (curves,) = read([run], x="steps")
     limits = draw_curves(tmp_path / "p.png", [curves], x="steps").axes[0].get_ylim()
-    assert limits == (pytest.approx(-3.15), pytest.approx(4.2))
+    assert limits == pytest.approx((-3.35, 4.35))
 
 
 def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_together(tmp_path: Path):
@@ -115,12 +115,16 @@ def test_a_sweep_has_a_line_for_each_variant_with_the_range_of_its_seeds(tmp_pat
     (tmp_path / "results.json").write_text(json.dumps({"stages": ["pretrain", "eval"], "variants": variants}))
     everest, videomae = read_curves(list_runs(tmp_path, None), x="steps")
     assert (everest.name, videomae.name) == ("everest", "videomae")
-    assert everest.curves["loss"].x.tolist() == [1, 2]  # the steps that both seeds have
-    assert everest.curves["loss"].y.tolist() == [[4, 2], [2, 1]]
-    losses = draw_curves(tmp_path / "c.png", [everest, videomae], x="steps").axes[0]
-    assert [3, 1.5] in [list(line.get_ydata()) for line in losses.lines]
+    assert everest.curves["loss"].x.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(everest.curves["loss"].y, [[4, 2, np.nan], [2, 1, 0.5]])
+    losses, rates = draw_curves(tmp_path / "c.png", [everest, videomae], x="steps").axes
+    assert [3, 1.5, 0.5] in [list(line.get_ydata()) for line in losses.lines]  # one seed is unfinished
     band = losses.collections[0].get_paths()[0].vertices
-    assert {tuple(point) for point in band} == {(1, 4), (2, 2), (2, 1), (1, 2)}
+    assert {tuple(point) for point in band} == {(1, 4), (2, 2), (2, 1), (1, 2), (3, 0.5)}
+    title = losses.get_title(loc="left")
+    assert "losses of pre-training compare only where the same tokens are predicted" in title
+    assert "circles" not in title  # no validation
+    assert {line.get_marker() for line in rates.lines} == {""}
     assert "no run of finetune has a step yet" in plot(tmp_path, "--stage", "finetune", code=2).stderr
     assert plot(tmp_path, "--out", tmp_path / "s.png").stdout == f"{tmp_path / 's.png'}\n"
 

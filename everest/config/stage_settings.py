@@ -45,7 +45,7 @@ class ScheduleSettings:
     epochs: v.Count | None  # passes over the videos
     steps: v.Count | None = None  # updates, instead of epochs
     warmup_epochs: v.CountOrZero  # epochs of a rising learning rate
-    warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
+    warmup_steps: v.CountOrZero | None = None  # None: a twentieth of `steps`, our choice
     batch_size: v.Count  # of all processes, accumulation included
     betas: tuple[v.RatioBelowOne, v.RatioBelowOne]  # decay rates of AdamW's two moments
     one_micro_batch: ClassVar[bool] = False  # whether a loss compares all clips of a step

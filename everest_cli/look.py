@@ -161,8 +161,12 @@ def select_frames(
 def visualize_mask(
     videos: list[Path] = o.VIDEOS_OR_FOLDERS,
     checkpoint: str | None = o.EMBEDDING,
-    recipe: str | None = option("--recipe -r R", "Use the clips and tokens of a recipe."),
-    strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
+    recipe: str | None = option(
+        "--recipe -r R", "Use the clips and tokens of a recipe.", callback=o.refuse_sweep
+    ),
+    strategy: str | None = option(
+        "--strategy NAME,…", "Token selections to draw [redundancy-robust, or C's or R's]."
+    ),
     keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
     compare: bool = option("--compare", "Draw the common strategies, too.", False),
     frames: int | None = option(
@@ -172,7 +176,7 @@ def visualize_mask(
     size: int | None = option(
         "--size N", "Shorter side in pixels [224, R's, or the model's].", min=16, max=o.MAX_LENGTH
     ),
-    out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
+    out: Path = option("--output -o DIR", "Folder for VIDEO-mask.png, or a file (.png, .pdf, .svg).", Path()),
     seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -184,29 +188,34 @@ def visualize_mask(
     from everest.checkpoints.load import open_model
     from everest.config.recipe import recipe_for_run
     from everest.figures.masks import MaskSettings
+    from everest.figures.style import FIGURE_SUFFIXES
     from everest.lists.inputs import find_videos, refuse_same_stems
 
-    is_file = out.suffix.lower() in (".png", ".jpg", ".pdf") and not out.is_dir()
     both = checkpoint is not None and recipe is not None
-    refuse(
-        {
-            f"--output {out}: is the folder of the figures; give a name without {out.suffix}": is_file,
-            "--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint": both,
-        }
-    )
+    refuse({"--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint": both})
+    paths = find_videos(videos)
+    is_file = out.suffix.lower() in FIGURE_SUFFIXES and not out.is_dir()
+    refuse({f"--output {out}: a file for {len(paths)} videos; name a folder": is_file and len(paths) > 1})
     settings = MaskSettings()
     if recipe is not None:
         settings = MaskSettings.of_recipe(recipe_for_run(recipe))
     elif checkpoint is not None:
         settings = MaskSettings.of_checkpoint(open_model(checkpoint))
     settings = settings.with_clip(frames=frames, stride=stride, side=size)
-    name = strategy if strategy is None or ":" in strategy else strategy.replace("_", "-")
+    names = (
+        [name if ":" in name else name.replace("_", "-") for name in strategy.split(",")] if strategy else []
+    )
     ratios = () if keep is None else read_keep_ratios(keep)
-    strategies = settings.list_strategies(name, ratios, compare=compare)
-    paths = find_videos(videos)
+    strategies = settings.list_strategies(names, ratios, compare=compare)
     refuse_same_stems(paths)
     draw = partial(
-        settings.draw, strategies=strategies, folder=out, read=paths, overwrite=overwrite, seed=seed
+        settings.draw,
+        strategies=strategies,
+        out=out,
+        is_file=is_file,
+        read=paths,
+        overwrite=overwrite,
+        seed=seed,
     )
     figures: list[list[dict[str, Any]]] = []
     for _, rows in _read_each(paths, draw):

@@ -94,7 +94,9 @@ class LabeledListOptions:
     """The options of a command that measures a model on the lists of its run, or of another recipe."""
 
     checkpoint: str = o.CHECKPOINT
-    recipe: str | None = option("--recipe -r R", "Recipe to use instead of the run's.")
+    recipe: str | None = option(
+        "--recipe -r R", "Recipe to use instead of the run's.", callback=o.refuse_sweep
+    )
     data: str | None = o.TEST_DATA
     overrides: list[str] | None = o.OVERRIDES
     which: Which | None = o.WHICH

@@ -70,8 +70,10 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_names() if name.startswith(incomplete)]
 
 
-def _refuse_sweep(name: str) -> str:
+def refuse_sweep(name: str | None) -> str | None:
     """Refuse a file of `everest sweep` where a recipe is expected."""
+    if name is None:
+        return None
     from everest.config.recipe_files import find_recipe
     from everest_workflows.sweep.request import is_sweep_file
 
@@ -89,7 +91,7 @@ RECIPE = option(
     "A shipped recipe, or a YAML file.",
     ...,
     autocompletion=_complete_recipe,
-    callback=_refuse_sweep,
+    callback=refuse_sweep,
 )
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
@@ -116,7 +118,9 @@ CHECKPOINT_HELP = "Run folder, .safetensors file, hf:OWNER/NAME, timm:NAME or ti
 CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
 WHICH = option("--which", "Weights of a run folder [best on data.val if present, else newest].")
 INIT = ("--init C", "Run folder, file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE to start from, or none.")
-CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
+CLIP_RECIPE = option(
+    "--recipe -r R", "Recipe for clip size, stride and views [the run's].", callback=refuse_sweep
+)
 KEEP = option("--keep SHARE", "Keep ratio: fraction of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
 VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")

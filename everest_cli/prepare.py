@@ -34,7 +34,9 @@ def check(
     sources: list[Path] | None = argument(
         "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
     ),
-    recipe: str | None = option("--recipe -r R", "Recipe with the lists and classes."),
+    recipe: str | None = option(
+        "--recipe -r R", "Recipe with the lists and classes.", callback=o.refuse_sweep
+    ),
     data: Path | None = o.LOCAL_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
     task: TaskName | None = o.TASK,

@@ -27,7 +27,9 @@ class ProfileOptions:
     """The options of `everest profile`."""
 
     backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
-    recipe: str = option("--recipe -r R", "A shipped recipe, or a YAML file.", "k400")
+    recipe: str = option(
+        "--recipe -r R", "A shipped recipe, or a YAML file.", "k400", callback=o.refuse_sweep
+    )
     data: Path | None = option("--data DIR", "Videos whose reading is timed, or for --latency.")
     checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency.")
     latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False)

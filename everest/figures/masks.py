@@ -46,6 +46,12 @@ NO_MODEL: Final = RawPixels((2, 16, 16))  # the pixels of EVEREST's tokens
 DEFAULT_CLIP: Final = ClipFormat(frames=16, stride=4, size=(224, 224))
 DEFAULT_STRATEGY: Final = "redundancy-robust"
 COMPARED_STRATEGIES: Final = ("random", "tube", "running-cell", DEFAULT_STRATEGY)  # EVEREST Figure 8
+PAPERS: Final = {  # titles of rows name whose strategy it is
+    "redundancy-robust": "EVEREST",
+    "tube": "VideoMAE",
+    "random": "ST-MAE",
+    "running-cell": "VideoMAE V2",
+}
 TOKENIZER_CHOICE: Final = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
 COMPARED_SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
 
@@ -187,48 +193,55 @@ class MaskSettings:
         return replace(self, clip=clip, side=side or self.side)
 
     def list_strategies(
-        self, name: str | None, ratios: Sequence[float], *, compare: bool
+        self, names: Sequence[str], ratios: Sequence[float], *, compare: bool
     ) -> list[tuple[str, Strategy]]:
         """Return the strategies to draw with their titles, at each keep ratio.
 
         Args:
-            name: a strategy; None: the one of the recipe or checkpoint, if it takes the ratios.
-            ratios: keep ratios of this strategy, and of those that rank tokens; none: their own.
+            names: strategies; none: the one of the recipe or checkpoint, if it takes the ratios.
+            ratios: keep ratios of these strategies, and of those that rank tokens; none: their own.
             compare: draw the common strategies first or, for a tokenizer, other scores.
         """
         if isinstance(self.model, AdaptiveTokenizer):
-            return _list_scores(name, ratios, compare=compare)
+            return _list_scores(names, ratios, compare=compare)
         own = None if ratios and isinstance(self.strategy, AllTokens) else self.strategy
-        if own is None or name is not None:
-            own = make_strategy(name or DEFAULT_STRATEGY, {})
+        chosen = [make_strategy(name, {}) for name in names]
+        chosen = chosen or [own or make_strategy(DEFAULT_STRATEGY, {})]
+        taken = [strategy.strategy for strategy in chosen]
         common = COMPARED_STRATEGIES if compare else ()
-        strategies = [*(make_strategy(other, {}) for other in common if other != own.strategy), own]
+        strategies = [*(make_strategy(other, {}) for other in common if other not in taken), *chosen]
         rows = [
-            _with_ratio(strategy, ratio) if strategy is own or isinstance(strategy, TopK) else strategy
+            _with_ratio(strategy, ratio) if strategy in chosen or isinstance(strategy, TopK) else strategy
             for ratio in ratios
             for strategy in strategies
         ]
         rows = rows or strategies
         distinct = [row for number, row in enumerate(rows) if row not in rows[:number]]
-        return [(row.strategy, row) for row in distinct]
+        papers = [PAPERS.get(row.strategy) for row in distinct]
+        return [
+            (f"{row.strategy} ({paper})" if paper else row.strategy, row)
+            for row, paper in zip(distinct, papers, strict=True)
+        ]
 
     def draw(
         self,
         video: Path,
         strategies: Sequence[tuple[str, Strategy]],
-        folder: Path,
+        out: Path,
         *,
+        is_file: bool,
         read: Sequence[Path],
         overwrite: bool,
         seed: int,
     ) -> list[dict[str, Any]]:
-        """Draw a clip in the middle of a video into VIDEO-mask.png; returns a --json row per strategy.
+        """Draw a clip in the middle of a video into a figure; returns a --json row per strategy.
 
         Args:
+            out: the figure (`is_file`), or the folder of VIDEO-mask.png.
             read: the inputs of the command, which no figure may replace.
             seed: seed of random selections.
         """
-        path = folder / f"{video_name(video)}-mask.png"
+        path = out if is_file else out / f"{video_name(video)}-mask.png"
         refuse_inputs(path, read)
         check_new_file(path, overwrite=overwrite)
         info, clip, embed = video_info(video), self.clip, self.embed
@@ -256,10 +269,12 @@ class MaskSettings:
         return [{"video": str(video), **mask.to_dict(), **shared} for mask in masks]
 
 
-def _list_scores(name: str | None, ratios: Sequence[float], *, compare: bool) -> list[tuple[str, Strategy]]:
+def _list_scores(
+    names: Sequence[str], ratios: Sequence[float], *, compare: bool
+) -> list[tuple[str, Strategy]]:
     """The choice of a tokenizer by its scores at each keep ratio; with `compare`, also by other scores."""
     own = TOKENIZER_CHOICE.strategy
-    if name not in (None, own):
+    if set(names) - {own}:
         raise RecipeError(f"--strategy: a tokenizer's scores choose by {own}; leave it out")
     return [
         (score, replace(TOKENIZER_CHOICE, score=score, keep_ratio=ratio))

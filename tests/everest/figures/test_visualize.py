@@ -13,6 +13,7 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.data.crops import resize
 from everest.data.views import EvalViews
+from everest.figures.masks import MaskSettings
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
@@ -126,6 +127,28 @@ def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
     recipe.write_text("base: small\npretrain: {selection: {strategy: tube}}\n")
     (row,) = json_of(*shown, "--keep", 0.2, "--size", 64)
     assert row["strategy"] == "tube"
+
+
+def test_chosen_strategies_are_drawn_into_a_file_and_named_by_their_paper(video: Path, tmp_path: Path):
+    out = tmp_path / "masks.pdf"
+    shown = ("visualize-mask", video, *SMALL, "--strategy", "tube,redundancy_robust,frame", "-o")
+    rows = json_of(*shown, out)
+    assert [row["strategy"] for row in rows] == ["tube", "redundancy-robust", "frame"]
+    assert rows[0]["written"] == [str(out)]
+    assert out.read_bytes().startswith(b"%PDF")
+    titles = [title for title, _ in MaskSettings().list_strategies(["tube", "frame"], [], compare=True)]
+    assert titles[1:] == [
+        "running-cell (VideoMAE V2)",
+        "redundancy-robust (EVEREST)",
+        "tube (VideoMAE)",
+        "frame",
+    ]
+    shutil.copy(video, tmp_path / "other.mp4")
+    message = refused(*shown, tmp_path / "two.pdf", tmp_path / "other.mp4", code=2)
+    assert "two.pdf: a file for 2 videos; name a folder" in message
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("recipe: small\nvariants: {a: {}, b: {pretrain.steps: 9}}\n")
+    assert "sweep.yaml: a sweep file, not a recipe" in refused("visualize-mask", video, "-r", sweep, code=2)
 
 
 def test_frames_are_drawn_where_something_moves(video: Path):

@@ -74,8 +74,13 @@ def sweep(
     plan = plan_sweep(request, data=data)
     check_folder(output)
     if dry_run:
+        from everest.engine.schedule import MIN_STEPS, describe_few
+
         for job in plan.jobs().values():
-            typer.echo(f"{job.name}  {', '.join(plan.users(job))}, seed {job.seed}")
+            steps = f", {job.steps} steps" if job.steps else ""
+            typer.echo(f"{job.name}  {', '.join(plan.users(job))}, seed {job.seed}{steps}")
+        few = sorted({job.steps for job in plan.jobs().values() if job.steps and job.steps < MIN_STEPS})
+        say(*(f"warning: {describe_few(steps)}" for steps in few))
         return
     modules = context.find_root().params.get("imports") or []
     program = [*name_program(), *(word for module in modules for word in ("--import", module))]

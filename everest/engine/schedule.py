@@ -167,10 +167,15 @@ def plan_warnings(plan: Schedule, *, new_weights: bool) -> Iterator[str]:
             "warmup_epochs or warmup_steps"
         )
     if plan.steps < MIN_STEPS:
-        yield (
-            f"{plan.steps} steps are few: with fewer than {MIN_STEPS}, a model hardly learns; raise its "
-            "epochs or its steps"
-        )
+        yield describe_few(plan.steps)
+
+
+def describe_few(steps: int) -> str:
+    """The warning about fewer than MIN_STEPS steps."""
+    return (
+        f"{steps} steps are few: with fewer than {MIN_STEPS}, a model hardly learns; raise its epochs or its "
+        "steps"
+    )
 
 
 def learning_rate_advice(plan: Schedule, *, new_weights: bool) -> str | None:

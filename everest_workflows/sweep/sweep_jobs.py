@@ -67,6 +67,12 @@ class Job:
         """Its path in the folder of a sweep."""
         return f"{self.stage}/{self.key}"
 
+    @property
+    def steps(self) -> int | None:
+        """The steps of a training stage whose recipe sets them."""
+        sections = {"pretrain": self.recipe.pretrain, "finetune": self.recipe.finetune}
+        return sections[self.stage].steps if self.stage in STAGES else None
+
     def file(self, folder: Path, ending: str) -> Path:
         """A file next to the run: its recipe (yaml), messages (log), evaluation (json) or videos (csv)."""
         return folder / self.stage / f"{self.key}.{ending}"

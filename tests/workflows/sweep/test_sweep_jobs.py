@@ -2,7 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import small_recipe
+from small_runs import called, small_recipe
 from tiny_models import save_model, tiny
 
 from everest.config.settings import Recipe
@@ -34,6 +34,16 @@ def recover_recipe(variant: PlannedVariant) -> Recipe:
 def counts(plan: SweepJobs) -> dict[str, int]:
     stages = [job.stage for job in plan.jobs().values()]
     return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
+
+
+def test_a_dry_run_lists_steps_and_warns_of_few(recipe: Path, tmp_path: Path):
+    options = ["--over", "pretrain.steps=5,600", "-o", tmp_path / "out"]
+    shown = called("sweep", recipe, *options, "--dry-run")
+    lines = [line.partition("  ")[2] for line in shown.stdout.splitlines()]
+    assert lines[0] == "steps=5, seed 0, 5 steps"
+    assert lines[1] == "steps=5, seed 0"  # epochs
+    assert "steps=600, seed 0, 600 steps" in lines
+    assert shown.stderr.count("steps are few") == shown.stderr.count("warning: 5 steps are few") == 1
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def test_a_sweep_runs_reports_and_is_not_run_again(recipe: Path, tmp_path: Path,
     assert [len(path.read_text().splitlines()) for path in (out / "eval").glob("*.csv")] == [5, 5]
     metrics = ["--metric", "top1", "--metric", "macro_f1"]
     table = called("sweep", "report", out, *metrics, "--format", "latex").stdout
-    assert table.startswith(r"\begin{tabular}{lrrr")
+    assert table.startswith("\\begin{table}\n\\centering\n\\begin{tabular}{lrrr")
+    assert "GMACs a view" in table
 
     # The list is corrected: only the failed jobs run.
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/model.safetensors")}

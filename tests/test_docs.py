@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from everest.methods.strategies import STRATEGIES
 from everest.models.spec import pretrain_spec
 from everest.profiling import timing
 from everest.system.weights import Weights
+from everest.system.weights_header import WeightsHeader
 from everest.video.writer import write_video
 from everest_workflows.suggest import suggestion
 
@@ -257,6 +259,11 @@ def test_every_page_has_commands_and_every_link_leads_somewhere():
 def test_every_strategy_has_its_row():
     methods = (ROOT / "docs" / "methods.md").read_text()
     assert [name for name in STRATEGIES if f"\n| `{name}` |" not in methods] == []
+
+
+def test_every_key_of_a_weights_file_is_listed():
+    text = (ROOT / "docs" / "reference" / "files.md").read_text()
+    assert [each.name for each in fields(WeightsHeader) if f"`{each.name}`" not in text] == []
 
 
 def test_readme_has_the_two_commands_and_is_short():

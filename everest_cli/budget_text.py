@@ -89,7 +89,8 @@ def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> It
         yield "*: estimated without the model, which makes the interval no narrower"
     if any(high - low > row["bouts"] for row in rows for low, high in [row["bouts_interval"]]):
         yield "few windows show where bouts begin: more or longer windows narrow the intervals of bouts"
-    if borrowed := [row["borrowed"] for row in rows if row["group"]]:
+    borrowed = [row["borrowed"] for row in rows if row["group"]]
+    if any(borrowed):
         least, most = (f"{100 * weight:.0f}" for weight in (min(borrowed), max(borrowed)))
         yield (
             f"groups borrow {least} to {most} % of their error rates from the others, also in 'checked "

@@ -196,6 +196,8 @@ def visualize_mask(
     paths = find_videos(videos)
     is_file = out.suffix.lower() in FIGURE_SUFFIXES and not out.is_dir()
     refuse({f"--output {out}: a file for {len(paths)} videos; name a folder": is_file and len(paths) > 1})
+    other = out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
+    refuse({f"--output {out}: name a folder, or a file that ends in {', '.join(FIGURE_SUFFIXES)}": other})
     settings = MaskSettings()
     if recipe is not None:
         settings = MaskSettings.of_recipe(recipe_for_run(recipe))
@@ -203,7 +205,9 @@ def visualize_mask(
         settings = MaskSettings.of_checkpoint(open_model(checkpoint))
     settings = settings.with_clip(frames=frames, stride=stride, side=size)
     names = (
-        [name if ":" in name else name.replace("_", "-") for name in strategy.split(",")] if strategy else []
+        [name if ":" in name else name.replace("_", "-") for name in map(str.strip, strategy.split(","))]
+        if strategy
+        else []
     )
     ratios = () if keep is None else read_keep_ratios(keep)
     strategies = settings.list_strategies(names, ratios, compare=compare)

@@ -265,7 +265,6 @@ class Judge:
         self.thresholds = usual if options.threshold is None else options.threshold
         self.shows_best = not self.is_multi_label and self.normal is None and options.threshold is None
         self.faults = 0  # windows in a row
-        self.alarms = 0  # runs of at least `hold` faults
 
     def present(self, fractions: np.ndarray) -> list[str]:
         """The classes of a window, the most probable first."""
@@ -286,7 +285,6 @@ class Judge:
         if self.normal is None and not self.is_multi_label:
             return None
         self.faults = self.faults + 1 if set(present) - {self.normal} else 0
-        self.alarms += self.begins
         return self.faults >= self.hold
 
     @property

@@ -80,8 +80,8 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        imports: import all modules that the recipe names (everest.methods.external). False: only known ones,
-            for a recipe that no user named, such as the one next to weights.
+        imports: import all modules that the recipe names (everest.methods.external). False: only those that
+            `import_known` accepts, for a recipe that no user named, such as the one next to weights.
         consistent: refuse settings that contradict each other.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.

@@ -86,7 +86,13 @@ def read_curves(runs: Sequence[tuple[str, Path]], *, x: Axis) -> list[RunCurves]
         with damage_errors(run, fix=RESTORE_FIX):
             by_name.setdefault(name, []).append(_read_run(run, x))
     return [
-        RunCurves(name=name, curves=_join(seeds), **{key: getattr(seeds[0], key) for key in _Run._fields[1:]})
+        RunCurves(
+            name=name,
+            curves=_join(seeds),
+            metric=next((seed.metric for seed in seeds if seed.metric), None),
+            chance=next((seed.chance for seed in seeds if seed.chance), None),
+            is_pretraining=seeds[0].is_pretraining,
+        )
         for name, seeds in by_name.items()
     ]
 
@@ -119,7 +125,7 @@ def _read_run(run: Path, x: Axis) -> _Run:
 def _join(seeds: Sequence[_Run]) -> dict[str, Curve]:
     """The curves with values of the runs of a line."""
     curves = {}
-    for key in seeds[0].points:
+    for key in dict.fromkeys(key for seed in seeds for key in seed.points):
         points = [seed.points.get(key, {}) for seed in seeds]
         steps = sorted(set().union(*points))
         xy = np.array([[each.get(step, (math.nan, math.nan)) for step in steps] for each in points])
@@ -214,7 +220,9 @@ def _draw_run(panel: Axes, run: RunCurves, name: str, style: Mapping[str, Any]) 
         is_validation = key == "val_loss"
         marker = "o" if is_validation or (name not in ("loss", "lr") and len(curve.x) <= 30) else ""
         width = 1 if is_validation else style["linewidth"]
-        panel.plot(curve.x, values.mean(axis=0), marker=marker, **{**style, "linewidth": width})
+        is_partial = np.ma.getmaskarray(values).any(axis=0)  # some seed has ended: only the band goes on
+        mean = np.ma.array(values.mean(axis=0), mask=is_partial)
+        panel.plot(curve.x, mean, marker=marker, **{**style, "linewidth": width})
 
 
 def _scale_panel(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -165,20 +166,23 @@ def draw_alarms(
     right = is_fault[order].cumsum()[is_last]
     num_alarms = np.flatnonzero(is_last) + 1
     recall, precision = 100 * right / max(int(is_fault.sum()), 1), 100 * right / num_alarms
-    chosen = np.searchsorted(-scores[order][is_last], -alarm.threshold, side="right") - 1
+    num_chosen = int(np.searchsorted(-scores[order][is_last], -alarm.threshold, side="right"))
     with saved_figure(path, (10, 4.5)) as figure:
         panel, rates = figure.subplots(1, 2)
         panel.step(recall, precision, color=COLORS[0], where="post")
         label = f"threshold {alarm.threshold:.3g}"
-        panel.plot(recall[chosen], precision[chosen], "o", color=COLORS[1], markersize=9, label=label)
+        at = slice(max(num_chosen - 1, 0), num_chosen)  # empty without an alarm
+        panel.plot(recall[at], precision[at], "o", color=COLORS[1], markersize=9, label=label)
         panel.axhline(100 * is_fault.mean(), color="gray", linestyle="--", label="chance")
         panel.set(xlim=(0, 102), ylim=(0, 102), xlabel="recall of faults, %", ylabel="precision of alarms, %")
         panel.legend(loc="lower left", frameon=False)
         hourly = (num_alarms - right) / max(int((~is_fault).sum()), 1) * 3600 / seconds
         rates.step(hourly, recall, color="gray", where="post")
-        for row in {row.false: row for row in reversed(rows)}.values():
+        is_chosen = [row.threshold == alarm.threshold for row in rows]
+        ordered = sorted(zip(is_chosen, rows, strict=True), key=itemgetter(0))
+        for row in {row.false: row for _, row in ordered}.values():
             rate, bound = row.per_day / 24, row.bound_per_day / 24
-            found = 100 * (scores[is_fault] >= row.threshold).mean()
+            found = 100 * int((scores[is_fault] >= row.threshold).sum()) / max(int(is_fault.sum()), 1)
             color = COLORS[1] if row.threshold == alarm.threshold else COLORS[0]
             rates.plot([rate, bound], [found, found], color=color, marker="|")
             rates.plot(rate, found, "o", color=color)

@@ -122,6 +122,7 @@ def _predict_linear(
     rows = [each.predict(readable) for each in members]
     outputs = [np.mean([by_video[sample.video_id] for by_video in rows], axis=0) for sample in readable]
     unread = [sample for sample in dataset.samples if sample.video_id in table.unreadable]
+    assert len(readable) + len(unread) == len(dataset.samples)  # the table has all lists
     no_outputs = np.zeros((0, sum(head.outputs for head in heads)), np.float32)
     return Predictions(
         videos=[sample.video_id for sample in readable],

@@ -308,11 +308,10 @@ def _make_row(
     best, alone = part.estimates[label, SECONDS]
     seconds, watched = spans
     bouts, *interval = part.total(part.estimates[label, BOUTS][0], of_class, BOUTS)
-    of_border = QUANTILE * border_error * bouts
-    low, high = (
-        round(bouts + math.copysign(math.hypot(end - bouts, of_border), end - bouts), 3) for end in interval
-    )
-    low = max(low, float(len(part.videos & of_class.videos_seen)))
+    of_border = QUANTILE * border_error * bouts * float(part.left[BOUTS] > 0)
+    below, above = (math.hypot(end - bouts, of_border) for end in interval)
+    least = min(bouts, float(len(part.videos & of_class.videos_seen)))
+    low, high = round(max(bouts - below, least), 3), round(bouts + above, 3)
     watched_time = float(lengths[part.is_in].sum())
     seen = float(of_class.labeled[SECONDS, part.is_in].sum())
     footage = watched_time + float(part.left[SECONDS])

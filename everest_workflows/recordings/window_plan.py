@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head
-from everest.errors import DataError
+from everest.errors import DataError, UserError
 from everest.lists.groups import NAME_PATTERNS
 from everest.system.text import damage_errors, load_json
 from everest_workflows.annotations.bout import BACKGROUND
@@ -25,16 +26,21 @@ FOLD_TESTS: Final = f"{FOLDS_FOLDER}/*/report/outputs.json"
 
 
 def _find_files(model: str, pattern: str) -> list[Path]:
-    """The files of a pattern in the folder of `everest train` that holds a model."""
+    """The files of a pattern in the folder of `everest train` that holds a model, if it has one."""
+    if not model or not Path(model).exists():
+        return []
     folders = [Path(model), *Path(model).absolute().parents[:2]]
     return next(filter(None, (sorted(folder.glob(pattern)) for folder in folders)), [])
 
 
 def read_training_methods(model: str) -> str:
     """The methods of `everest train` and a space; empty for other models."""
-    files = _find_files(model, RESULT_FILE) if model else []
-    methods = load_json(files[0], fix="train again in a new folder").get("methods") if files else None
-    return f"{methods} " if isinstance(methods, str) else ""
+    for file in _find_files(model, RESULT_FILE):
+        with suppress(UserError):  # the estimate does not need it
+            document = load_json(file, fix="")
+            if isinstance(document, dict) and isinstance(document.get("methods"), str):
+                return f"{document['methods']} "
+    return ""
 
 
 def has_fold_tests(model: str) -> bool:
@@ -46,10 +52,10 @@ def find_group_pattern(model: str) -> str | None:
     """The value of `--group` that finds the groups of training in the names of its recordings."""
     for file in _find_files(model, "lists/train.csv")[:1]:
         with file.open(encoding="utf-8", newline="") as rows:
-            groups = {Path(row["path"]).name: row.get("group") for row in csv.DictReader(rows)}
+            groups = {(Path(row["path"]).name, row.get("group")) for row in csv.DictReader(rows)}
         for pattern in NAME_PATTERNS:
-            matches = ((re.search(pattern, name), group) for name, group in groups.items())
-            if all(match and match[1] == group for match, group in matches):
+            matches = [(re.search(pattern, name), group) for name, group in groups]
+            if matches and all(match and match[1] == group for match, group in matches):
                 return pattern
     return None
 

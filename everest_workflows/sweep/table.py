@@ -83,9 +83,11 @@ def format_rows(rows: Sequence[Sequence[str]], kind: str, notes: Sequence[str] =
             [row[:-NUM_COSTS] for row in rows],
             [(row[0], *row[-NUM_COSTS:]) for row in rows],
         )
-        tabulars = "\n\n\\medskip\n".join(map(_format_tabular, (results, costs)))
-        caption = _escape_latex("; ".join(filter(None, notes)))
-        return f"\\begin{{table}}\n\\centering\n{tabulars}\n\\caption{{{caption}.}}\n\\end{{table}}\n"
+        tables = [results, *([costs] if len(without_empty_columns(costs)[0]) > 1 else [])]
+        tabulars = "\n\n\\medskip\n".join(map(_format_tabular, tables))
+        text = _escape_latex("; ".join(note.rstrip(".") for note in notes if note))
+        caption = f"\\caption{{{text}.}}\n" if text else ""
+        return f"\\begin{{table}}\n\\centering\n{tabulars}\n{caption}\\end{{table}}\n"
     rows = without_empty_columns(rows)
     if kind == "csv":
         text = io.StringIO()

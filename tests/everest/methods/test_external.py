@@ -159,7 +159,7 @@ def test_a_recipe_names_a_strategy_and_a_target_of_another_package(package, reci
 
 
 @pytest.mark.slow  # six processes
-def test_it_trains_and_its_checkpoints_load_if_the_module_is_imported(package, recipe, tmp_path, clip_files):
+def test_it_trains_and_its_checkpoints_load(package, recipe, tmp_path, clip_files):
     path = f"{package}.methods"
     first = strategy("pretrain", f"{path}:Middle", keep_ratio=0.5) + target(f"{path}:MeanColor", gain=2)
     later = strategy("finetune", f"{path}:Middle", visible_ratio="null")

@@ -13,7 +13,7 @@ from everest.config.heads import Alarm, Head
 from everest.metrics.faults import score_faults
 from everest.metrics.predictions import HeadPredictions
 from everest.system.weights_header import read_header
-from everest_workflows.project.alarms import choose_alarm, count_independent, measure_alarms
+from everest_workflows.project.alarms import choose_alarm, count_independent, draw_alarms, measure_alarms
 
 NAMES = ["ok", "jam", "tear"]
 HEAD = Head(outputs=3)
@@ -54,6 +54,18 @@ def test_false_alarms_are_bounded_per_day_and_recall_is_of_each_fault():
     assert chosen.bound_per_day == pytest.approx(43_200 * (1 - 0.05 ** (1 / 110)))  # 1,160 a day
     assert low.recall == {"jam": 50, "tear": 100}
     assert (low.worst_group, low.worst) == ("clip109", [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold"), [([0, 0, 1, 1], 0.97), ([0, 0, 0, 0], 0.5), ([0, 1, 1, 1], 0.5)]
+)
+def test_the_figure_of_alarms_has_the_chosen_threshold_also_without_alarms_or_faults(
+    tmp_path: Path, labels: list[int], threshold: float
+):
+    part, alarm = predicted([0.1, 0.2, 0.6, 0.9], labels), Alarm(normal="ok", threshold=threshold)
+    rows = measure_alarms(part, NAMES, ["a", "b", "c", "d"], alarm, seconds=2)
+    draw_alarms(tmp_path / "a.png", part, NAMES, alarm, rows, seconds=2)  # a warning would be an error
+    assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
 def test_clips_of_a_group_that_are_all_alike_count_as_one():

@@ -80,6 +80,19 @@ def test_bouts_at_the_border_of_two_checked_windows_count_once_and_where_they_ar
     assert bouts_seen(bout("x", 5, 25)) == {"a": 1}
 
 
+def test_the_bouts_of_a_checked_group_are_known_and_every_interval_holds_its_number():
+    extents = {"a": (0.0, 20.0), "b": (0.0, 200.0)}
+    spans = [("a", 0), ("a", 10), ("b", 20), ("b", 90), ("b", 150)]
+    windows = [bout(video, begin, begin + 10, CHECKED) for video, begin in spans]
+    seen = [bout("a", 2, 4), bout("a", 10, 12), bout("b", 20, 22), bout("b", 95, 97), bout("b", 151, 153)]
+    groups = {"A": ["a"], "B": ["b"]}
+    checked = group_by_video([*windows, *seen])
+    rows = compute_time_budget(extents, {}, checked, strata=[*groups.values()], groups=groups)["rows"]
+    assert all(row["bouts_interval"][0] <= row["bouts"] <= row["bouts_interval"][1] for row in rows)
+    (known,) = [row for row in rows if (row["group"], row["class"]) == ("A", "a")]
+    assert (known["bouts"], known["bouts_interval"]) == (2, [2, 2])
+
+
 @pytest.mark.parametrize("period", [4 / 3, 1.37])
 def test_numbers_of_bouts_have_no_bias_if_bouts_begin_exactly_with_windows(period: float):
     """A third of the bouts, or none, starts at the start of a window; the list has them cut to windows."""
@@ -305,7 +318,10 @@ def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
         file.parent.mkdir(parents=True)
         groups = [f"m{number % 3}" for number in range(40)]
         file.write_text(json.dumps({"labels": labels, "groups": groups, "outputs": outputs}))
-    tests = read_fold_tests(str(tmp_path / "model" / "model.safetensors"), Head(outputs=2), names)
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.touch()
+    tests = read_fold_tests(str(weights), Head(outputs=2), names)
     assert tests["a"].labeled.tolist() == [1.0, 0.0] * 40
     assert 0.5 < tests["a"].tune() < 1
     extents = {f"m{animal}": (0.0, 1000.0 * (1 + animal)) for animal in range(3)}
@@ -324,7 +340,7 @@ def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
 
 
 def simulated(rng: np.random.Generator, fraction: float) -> tuple[Any, Any, Any]:
-    """Twenty recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
+    """Ten recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
     extents, truth, predicted = {}, [], []
     for number in range(10):
         video = f"v{number}"

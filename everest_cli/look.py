@@ -193,9 +193,7 @@ def visualize_mask(
 
     both = checkpoint is not None and recipe is not None
     refuse({"--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint": both})
-    paths = find_videos(videos)
     is_file = out.suffix.lower() in FIGURE_SUFFIXES and not out.is_dir()
-    refuse({f"--output {out}: a file for {len(paths)} videos; name a folder": is_file and len(paths) > 1})
     other = out.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp")
     refuse({f"--output {out}: name a folder, or a file that ends in {', '.join(FIGURE_SUFFIXES)}": other})
     settings = MaskSettings()
@@ -211,6 +209,8 @@ def visualize_mask(
     )
     ratios = () if keep is None else read_keep_ratios(keep)
     strategies = settings.list_strategies(names, ratios, compare=compare)
+    paths = find_videos(videos)
+    refuse({f"--output {out}: a file for {len(paths)} videos; name a folder": is_file and len(paths) > 1})
     refuse_same_stems(paths)
     draw = partial(
         settings.draw,

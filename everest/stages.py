@@ -44,7 +44,7 @@ def run_stage(
     Pre-training first trains the recipe's tokenizer, if it needs one and names none.
 
     Args:
-        trial: called in place of the training; nothing is written.
+        dry_run: called in place of the training; nothing is written.
     """
     has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
     if options.stage == "pretrain" and has_frozen:

@@ -101,7 +101,7 @@ class TargetModule(nn.Module, ABC):
         """The scalar that training minimizes; by default the mean squared error over (B, M, P).
 
         Args:
-            scored: (B, M) bool, the tokens that count.
+            loss_mask: (B, M) bool, the tokens that count.
         """
         return mean_squared_error(prediction, values, loss_mask)
 

@@ -340,9 +340,9 @@ def test_a_plan_follows_from_the_tests_of_the_folds(tmp_path: Path):
 
 
 def simulated(rng: np.random.Generator, fraction: float) -> tuple[Any, Any, Any]:
-    """Ten recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
+    """Twenty recordings of 600 s, each with its own rate of bouts and its own rate of errors of the model."""
     extents, truth, predicted = {}, [], []
-    for number in range(10):
+    for number in range(20):
         video = f"v{number}"
         extents[video] = (0.0, 600.0)
         activity, quality = rng.gamma(1.0, fraction), rng.beta(6, 2)

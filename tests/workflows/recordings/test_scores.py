@@ -296,7 +296,8 @@ def test_windows_are_drawn_to_be_checked_with_the_rules_of_the_timeline(clip_fil
     assert "2 windows are not checked" in refused(*draw[:2], "--checked", checked, code=4)
     check_all(checked)
     methods = json_of(*draw[:2], "--checked", checked)["methods"]
-    (tmp_path / "result.json").write_text('{"methods": "Trained so."}')  # of `everest train`
+    (tmp_path / "model").mkdir()  # of `everest train`
+    (tmp_path / "result.json").write_text('{"methods": "Trained so."}')
     timelines = replace(Timelines.load(timeline), model=str(tmp_path / "model"))
     timelines.save(timeline)
     assert json_of(*draw[:2], "--checked", checked)["methods"] == f"Trained so. {methods}"

@@ -143,12 +143,13 @@ def _show_plan(
 ) -> None:
     """Print the half-widths for numbers of windows, and the command that samples them."""
     from everest_workflows.recordings.footage import window_length
+    from everest_workflows.recordings.window_plan import CLICK_SECONDS
 
     seconds = window_length(footage.extents, {}, window)
     (print_json if as_json else print_plan)(_plan(footage, groups, seconds))
     of_groups = [] if group is None else ["--group", group]
     draw_command = shlex.join([*footage.command, *of_groups, "--window", f"{seconds:g}"])
-    say("minutes: of watching each window once, and 5 s to click")
+    say(f"minutes: to watch each window once, and {CLICK_SECONDS:g} s to click")
     say(f"next: {draw_command} --draw N --output checked.csv")
 
 
@@ -156,6 +157,8 @@ def _write_estimates(
     document: Mapping[str, Any], notes: Sequence[str], output: Path | None, plot: Path | None
 ) -> None:
     """Write the table of --output and the page beside it, and the figure of --plot."""
+    if plot is None and output is None:
+        return
     from everest_workflows.recordings.timeline_figure import draw_budget
 
     if plot is not None:
@@ -263,16 +266,14 @@ def _estimate(
     numbers = [sum(each.video in videos for each in sampled) for videos in strata or [footage.extents]]
     redrawn = sample_windows(footage.extents, {}, length, max(numbers), seed=seed, strata=strata)
     seeded = f" (NumPy, seed {seed})" if set(redrawn) == set(sampled) else ""
-    least, most = min(numbers), max(numbers)
-    each = (
-        f", {least if least == most else f'{least} to {most}'} in each of {len(strata)} groups of recordings"
-    )
+    number = " to ".join(map(str, sorted({min(numbers), max(numbers)})))
+    stratified = f", {number} in each of {len(strata)} groups of recordings" if strata else ""
     averaged = f", with probabilities averaged over {footage.smooth:g} s" if footage.smooth else ""
     pooled = " Error rates of groups were pooled over the groups (random effects)." if groups else ""
     document["methods"] = (  # text for a publication
         f"{read_training_methods(footage.model)}A model of everest {__version__} predicted all "
         f"{document['footage']:.1f} s of footage{averaged}. A person watched {document['checked']} of "
-        f"{document['windows']} windows of {length:g} s{each if strata else ''}, sampled at random{seeded}. "
+        f"{document['windows']} windows of {length:g} s{stratified}, sampled at random{seeded}. "
         "The seconds and bouts of each class were estimated by prediction-powered inference with power "
         "tuning (Angelopoulos et al. 2023, arXiv 2311.01453), with 95 % score intervals (Wilson 1927); "
         f"classes whose interval the model does not make narrower, without it.{pooled} The intervals cover "

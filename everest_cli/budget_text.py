@@ -44,13 +44,10 @@ def format_interval(interval: Sequence[float]) -> str:
     return "({:.1f} to {:.1f})".format(*interval)
 
 
-def mark_alone(row: Mapping[str, Any]) -> str:
-    """The mark of an estimate without the model."""
-    return "" if row["saved_windows"] else "*"
-
-
 def print_budget(document: Mapping[str, Any]) -> None:
     """Print a line for each class, for all recordings and each group."""
+    from everest_workflows.recordings.budget_page import mark_alone
+
     windows = (
         f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked"
     )
@@ -80,6 +77,7 @@ def print_budget(document: Mapping[str, Any]) -> None:
 
 def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> Iterator[str]:
     """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
+    from everest_workflows.recordings.budget_page import mark_alone
     from everest_workflows.recordings.footage import windows_for_half
 
     if document["unused"]:

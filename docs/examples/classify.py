@@ -36,6 +36,7 @@ except ImportError as error:
 
 MOST = 5  # classes of a line of --json
 OLDEST = "1.17"  # oldest onnxruntime that reads the files of `everest export`
+JUMP_SECONDS = 1.0  # frames that a decoder gives late are not as late as this
 RETRY_SECONDS = 1.0  # between attempts to open a lost source again
 POLL_SECONDS = 0.02  # between looks at a pipe or a growing file
 CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation")}  # by sys.platform
@@ -129,6 +130,8 @@ def windows(options: argparse.Namespace, usual: float | None) -> Iterator[tuple[
         for frame in intact_frames(container, source):
             if latest is None:
                 zero = frame.time
+            elif latest - JUMP_SECONDS < frame.time < latest:
+                continue
             elif frame.time < latest:  # such as of an encoder that was started again
                 say(f"{source}: its clock jumped back from {latest - zero:.1f} s; a new window begins")
                 zero, frames = frame.time - (latest - zero), []

@@ -168,7 +168,7 @@ def evaluate_classifier(
     The recipe's clips and classes must fit the model. The cost of a view follows from `spec`; see `evaluate`.
 
     Args:
-        known: returns the predictions that the model would compute, if they are known.
+        known: gives the predictions of the model, if they need not be computed; None: compute them.
     """
     start_time = time.monotonic()
     model.to(runtime.device)

@@ -38,7 +38,7 @@ def flag_faulty(predictions: HeadPredictions, names: Sequence[str], normal: str)
 
 
 def count_alarms(predictions: Predictions, classes: Classes) -> dict[str, Any] | None:
-    """The alarms of a model whose weights state an alarm; None of another model.
+    """The alarms that a classifier would raise; None if its weights state no alarm.
 
     Returns:
         `normal` and `threshold` of the model, `found` of so many `faults`, and `false` of so many

@@ -37,12 +37,12 @@ from everest.system.text import damage_errors, json_text, load_json, validate
 from everest.video.folders import videos_by_subfolder
 from everest_workflows.annotations.codings import BoutFilter
 from everest_workflows.project.options import MIN_FOLDS, ProjectOptions
-from everest_workflows.project.result import RESULT
 from everest_workflows.recordings.project_folder import (
     FINETUNE_FOLDER,
     FOLDS_FOLDER,
     MODEL_FOLDER,
     PROJECT_FILE,
+    RESULT_FILE,
 )
 from everest_workflows.suggest.data_section import has_class_folders
 
@@ -236,7 +236,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         raise RecipeError(f"--output {folder}: {other}; {IN_USE_FIX}")
     if changed:
         raise RecipeError(f"{changed}: has changed since the project in {folder} began; {IN_USE_FIX}")
-    if "planned" in document or (folder / RESULT).exists():
+    if "planned" in document or (folder / RESULT_FILE).exists():
         return read_project(folder)
     return None
 
@@ -251,7 +251,7 @@ def clear_project(folder: Path) -> None:
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
     models = [part / MODEL_FOLDER for part in parts]
     runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE_FOLDER for part in parts))]
-    files = [part / RESULT for part in parts]  # first: a project with one counts as finished
+    files = [part / RESULT_FILE for part in parts]  # first: a project with one counts as finished
     files += [fold / REPORT / "index.html" for fold in folds]
     files += [folder / RECIPE_FILE, folder / PATHS_FILE]
     files += [model / name for model in models for name in (WEIGHTS_FILE, RECIPE_FILE)]

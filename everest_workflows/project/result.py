@@ -18,7 +18,6 @@ from everest.system.text import damage_errors, load_json, validate
 from everest_workflows.project.alarms import AlarmRow, format_worst
 from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE, RESULT_FILE, SELECTED
 
-RESULT: Final = RESULT_FILE
 F1_KEY: Final = "f1@50"  # in documents
 NETWORK: Final = "network"  # the name of the fine-tuned candidate
 
@@ -179,10 +178,10 @@ class ProjectResult(MeasuredTest):
 def read_project_result(weights: Path) -> ProjectResult | None:
     """The result of the project that made these weights; None if no finished project did."""
     folder = weights.parent.parent
-    has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT))
+    has_project = all((folder / name).is_file() for name in (PROJECT_FILE, RESULT_FILE))
     if weights.parent.name != MODEL_FOLDER or not has_project:
         return None
-    return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+    return ProjectResult.read(folder / RESULT_FILE, fix=IN_USE_FIX)
 
 
 @dataclass(frozen=True, kw_only=True)

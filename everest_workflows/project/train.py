@@ -47,9 +47,9 @@ from everest_workflows.project.request import (
     read_project,
     write_document,
 )
-from everest_workflows.project.result import RESULT, ClipTime, MeasuredTest, ProjectResult
+from everest_workflows.project.result import ClipTime, MeasuredTest, ProjectResult
 from everest_workflows.project.summary import judge, make_summary, write_methods
-from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE
+from everest_workflows.recordings.project_folder import FOLDS_FOLDER, PROJECT_FILE, RESULT_FILE
 from everest_workflows.suggest.model_size import measure_network_time, measure_reading_ms
 
 
@@ -145,9 +145,9 @@ def _start(request: Request, folder: Path, emit: Emit) -> Project:
 
 def _train(project: Project, folder: Path, emit: Emit, *, started: float, resumed: bool) -> ProjectResult:
     """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
-    if (folder / RESULT).exists():
+    if (folder / RESULT_FILE).exists():
         emit(notice(f"{folder}: already finished; use --overwrite to train again"))
-        result = ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+        result = ProjectResult.read(folder / RESULT_FILE, fix=IN_USE_FIX)
         return replace(result, next=[shlex.join(moved(shlex.split(each), folder)) for each in result.next])
     record_path(folder)
     init = project.request.init
@@ -191,7 +191,7 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
         methods=methods,
         next=next_commands,
     )
-    write_document(folder / RESULT, result.dump())
+    write_document(folder / RESULT_FILE, result.dump())
     return result
 
 
@@ -231,7 +231,7 @@ def _train_folds(comparison: Comparison, table: FeatureTable) -> list[MeasuredTe
     started, done = monotonic(), 0
     for number, lists in enumerate(project.folds, start=1):
         fold = replace(comparison, fold=lists, output=comparison.folder / FOLDS_FOLDER / str(number))
-        file = fold.output / RESULT
+        file = fold.output / RESULT_FILE
         if not file.exists() or not (fold.output / REPORT / OUTPUTS).exists():
             title, left = f"fold {number} of {len(project.folds)}", ""
             if done:  # the model of all videos takes as long as a fold

@@ -69,9 +69,14 @@ def _list_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         _with_interval(row["seconds"], row["interval"]),
         f"{row['percent']:.1f}",
         _with_interval(row["bouts"], row["bouts_interval"]),
-        _with_interval(alone["seconds"], alone["interval"]) + ("" if row["saved_windows"] else "*"),
+        _with_interval(alone["seconds"], alone["interval"]) + mark_alone(row),
         "" if seen is None else f"{seen:.1f}",
     )
+
+
+def mark_alone(row: Mapping[str, Any]) -> str:
+    """The mark of an estimate without the model."""
+    return "" if row["saved_windows"] else "*"
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:

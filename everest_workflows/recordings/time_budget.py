@@ -45,7 +45,7 @@ from everest_workflows.recordings.footage import (
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate
 
 SECONDS, BOUTS = 0, 1  # the amounts of a class
-LEAST_BORDERS: Final = 10  # heuristic: fewer adjacent checked windows count as so many
+MIN_BORDERS: Final = 10  # heuristic: fewer adjacent checked windows count as so many
 QUANTILE: Final = float(norm.ppf(1 - TAIL_FRACTION))
 
 # With the model where it helps, and by the checked windows alone; by class and amount.
@@ -168,9 +168,9 @@ def compute_time_budget(
     seconds = [[each.labeled[SECONDS], each.predicted[SECONDS]] for each in amounts.values()]
     is_exclusive = bool((abs(np.sum(seconds, axis=0) - lengths) < TIME_ROUNDING).all())
     rows = [
-        _make_row(part, label, amounts[label], spans, lengths, border_error)
+        _make_row(part, label, amounts[label], of_seconds, lengths, border_error)
         for part in parts
-        for label, spans in _estimate_seconds(part, amounts, is_exclusive=is_exclusive).items()
+        for label, of_seconds in _estimate_seconds(part, amounts, is_exclusive=is_exclusive).items()
     ]
     of_all = [row["saved_windows"] for row in rows if not row["group"] and row["class"] != BACKGROUND]
     return {
@@ -209,7 +209,7 @@ def _measure_classes(
     # Starts at the start of a window for each start within one, in all classes.
     _, within, at_start = np.sum([manual[name] for name in names[:-1]] or manual[BACKGROUND][None], axis=0)
     num_seen = float(at_start[is_next].sum())
-    ratio = num_seen / max(is_next.sum(), LEAST_BORDERS) / max(within.mean(), TIME_ROUNDING)
+    ratio = num_seen / max(is_next.sum(), MIN_BORDERS) / max(within.mean(), TIME_ROUNDING)
     amounts = {}
     for name, (seconds, within, at_start) in manual.items():
         starts = np.where(is_next | is_first, within + at_start, within * (1 + ratio))
@@ -256,30 +256,36 @@ def _estimate_parts(
     return parts
 
 
+class ClassSeconds(NamedTuple):
+    """The seconds of a class: value, low and high end."""
+
+    estimate: Estimate  # of `best`
+    best: list[float]  # with the model, if this makes the interval narrower
+    watched: list[float]  # by the checked windows alone
+
+
 def _estimate_seconds(
     part: FootagePart, amounts: Mapping[str, ClassAmounts], *, is_exclusive: bool
-) -> dict[str, list[list[float]]]:
-    """The seconds of each class with their interval, and those of the checked windows alone.
+) -> dict[str, ClassSeconds]:
+    """The seconds of each class.
 
-    The model is left out of `part.estimates` unless its interval is narrower. Seconds of classes that exclude
-    each other are scaled to add up to the footage, within their intervals.
+    Those of classes that exclude each other are scaled to add up to the footage, within their intervals.
     """
     found = {}
     for label, of_class in amounts.items():
         tuned, alone = part.estimates[label, SECONDS]
         best, watched = (part.total(each, of_class, SECONDS) for each in (tuned, alone))
         if best[2] - best[1] >= watched[2] - watched[1]:
-            part.estimates[label, SECONDS], best = (alone, alone), [*watched]
-        found[label] = [best, watched]
-    for place in range(2 if is_exclusive else 0):
-        seen = {label: float(amounts[label].labeled[SECONDS, part.is_in].sum()) for label in found}
-        others = sum(found[label][place][0] - seen[label] for label in found)
-        for label, spans in found.items():
-            value, low, high = spans[place]
-            value = seen[label] + (value - seen[label]) * float(part.left[SECONDS]) / max(
-                others, TIME_ROUNDING
-            )
-            spans[place][0] = round(min(max(value, low), high), 3)
+            tuned, best = alone, [*watched]
+        found[label] = ClassSeconds(tuned, best, watched)
+    if is_exclusive:
+        seen = [float(each.labeled[SECONDS, part.is_in].sum()) for each in amounts.values()]
+        for spans in ([each.best for each in found.values()], [each.watched for each in found.values()]):
+            others = sum(span[0] for span in spans) - sum(seen)
+            scale = float(part.left[SECONDS]) / max(others, TIME_ROUNDING)
+            for span, known in zip(spans, seen, strict=True):
+                value, low, high = span
+                span[0] = round(min(max(known + (value - known) * scale, low), high), 3)
     return found
 
 
@@ -287,26 +293,25 @@ def _make_row(
     part: FootagePart,
     label: str,
     of_class: ClassAmounts,
-    spans: Sequence[list[float]],
+    of_seconds: ClassSeconds,
     lengths: Floats,
     border_error: float,
 ) -> dict[str, Any]:
     """The row of a class in a part.
 
     Args:
-        spans: of `_estimate_seconds`.
+        of_seconds: of `_estimate_seconds`.
         lengths: (N,) seconds of the checked windows.
         border_error: of `_measure_classes`.
     Returns:
         `seconds` with its standard error `se` and 95 % `interval`; the same time as `percent` of the
-        `footage`, in seconds, and as `minutes_per_hour`; `bouts` with their
-        `bouts_interval`, and `mean_bout` in seconds; the seconds of the `model`; `checked`, the seconds in
-        the checked windows, `checked_percent` of their time, and `windows`, their number; `borrowed`, the
-        weight of the other groups in the error rates; `watched_only`: seconds and interval without
-        the model; `saved_windows`: the fraction of the checked windows that the model saves.
+        `footage`, in seconds, and as `minutes_per_hour`; `bouts` with their `bouts_interval`,
+        and `mean_bout` in seconds; the seconds of the `model`; `checked`, the seconds in the checked windows,
+        `checked_percent` of their time, and `windows`, their number; `borrowed`, the weight of the other
+        groups in the error rates; `watched_only`: seconds and interval without the model;
+        `saved_windows`: the fraction of the checked windows that the model saves.
     """
-    best, alone = part.estimates[label, SECONDS]
-    seconds, watched = spans
+    (best, seconds, watched), (_, alone) = of_seconds, part.estimates[label, SECONDS]
     bouts, *interval = part.total(part.estimates[label, BOUTS][0], of_class, BOUTS)
     of_border = QUANTILE * border_error * bouts * float(part.left[BOUTS] > 0)
     below, above = (math.hypot(end - bouts, of_border) for end in interval)

@@ -28,6 +28,7 @@ from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import plural
 from everest.system.types import Span
+from everest.video.images import NO_SECONDS, image_folder
 from everest.video.metadata import inspect_video
 from everest.video.missing import damage_text
 from everest.video.stream import VideoError
@@ -153,6 +154,8 @@ def _windows_of(
     sample: Sample, settings: WindowSettings, bouts: Sequence[Bout]
 ) -> tuple[VideoWindows, dict[str, str]]:
     """The windows of a sample, and its problems by kind; a video shorter than a window has one window."""
+    if image_folder(sample.video):
+        raise VideoError(sample.video, NO_SECONDS)
     video, missing = FrameTimes.of(sample.video), inspect_video(sample.video).missing
     times = np.append(video.seconds, video.end)
     start = sample.start or 0.0

@@ -59,7 +59,7 @@ def test_false_alarms_are_bounded_per_day_and_recall_is_of_each_fault():
 @pytest.mark.parametrize(
     ("labels", "threshold"), [([0, 0, 1, 1], 0.97), ([0, 0, 0, 0], 0.5), ([0, 1, 1, 1], 0.5)]
 )
-def test_the_figure_of_alarms_has_the_chosen_threshold_also_without_alarms_or_faults(
+def test_the_figure_of_alarms_is_drawn_also_without_alarms_or_faults(
     tmp_path: Path, labels: list[int], threshold: float
 ):
     part, alarm = predicted([0.1, 0.2, 0.6, 0.9], labels), Alarm(normal="ok", threshold=threshold)

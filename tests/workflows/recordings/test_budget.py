@@ -55,9 +55,9 @@ def test_a_budget_computed_by_hand():
     # Seconds: 5 + 1 seen in 20 s, so as many in the 20 s left; two windows cannot tune a weight of the model.
     assert (row["model"], row["checked"], row["seconds"], row["percent"]) == (6, 6, 12, 30)
     assert (row["minutes_per_hour"], row["footage"], row["saved_windows"]) == (18, 40, 0)
-    assert row["checked_percent"] == 30
+    assert (row["bouts"], row["mean_bout"], row["checked_percent"]) == (2, 6, 30)
     low, high = row["bouts_interval"]
-    assert low < row["bouts"] < high
+    assert low < 2 < high
     assert high - low > row["bouts"]  # one bout seen in two windows says little
     low, high = row["interval"]
     assert row["checked"] < low < 12 < high < 26  # the 20 s left can hold no more
@@ -154,7 +154,7 @@ def test_a_class_that_nobody_found_has_an_upper_bound_and_one_seen_has_a_bout_in
     whole = [bout("x", 10, 20), bout("y", 10, 20), bout("y", 30, 40)]  # which may have begun before
     document = compute_time_budget(extents, {}, group_by_video([*windows, *whole]), classes=["a", "b"])
     seen, absent, _ = document["rows"]
-    assert (seen["class"], seen["bouts_interval"][0]) == ("a", 2)
+    assert (seen["class"], seen["bouts"], seen["bouts_interval"][0]) == ("a", 2, 2)
     assert (absent["class"], absent["seconds"], absent["interval"][0]) == ("b", 0, 0)
     assert absent["interval"][1] > 5
 

@@ -145,7 +145,8 @@ def test_alarms_are_runs_of_faults_with_their_number_per_day(saved: Path, tmp_pa
     assert (found["count"], len(document["timelines"])) == (1, 1)
     shown = run("timeline", file, "--normal", 0, "--hold", 4)
     assert "ALARM" not in shown
-    assert f": 0 in {found['hours']:.3g} hours, 0 per day (95 % interval 0 to " in shown
+    first = f"alarms at threshold 0.5: 0 in {found['hours']:.3g} hours, 0 per day (95 % interval 0 to "
+    assert first in shown
     assert "'x' is not a class of the model (0, 1)" in refused("timeline", file, "--normal", "x", code=2)
     assert "--hold: needs --normal CLASS" in refused("timeline", file, "--hold", 2, code=2)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import called, json_of, refused, run
 from video_kinds import COUNT, RATE, written
 
@@ -125,6 +126,12 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     assert {name for name, *_ in listed} == {"growing.ts"}
     end = video_info(tmp_path / "growing.ts").num_frames / FPS
     assert 10 < max(end or 0 for *_, end in listed) <= end + 0.2
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / "0.png")
+    images = refused("prepare", "windows", tmp_path / "images", "--seconds=4", "-o", tmp_path / "n", code=4)
+    assert images.endswith(
+        "a folder of images has no seconds; make a video of it by everest prepare encode\n"
+    )
     alone = refused("prepare", "windows", tmp_path / "empty.mp4", "--seconds=4", "-o", tmp_path / "n", code=4)
     assert "empty file" in alone
 

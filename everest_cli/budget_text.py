@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
 from everest.system.text import plural
-
-PAGE_SUFFIX: Final = ".html"  # suffix of the page beside --output
 
 
 def print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -46,7 +44,7 @@ def format_interval(interval: Sequence[float]) -> str:
 
 def print_budget(document: Mapping[str, Any]) -> None:
     """Print a line for each class, for all recordings and each group."""
-    from everest_workflows.recordings.budget_page import mark_alone
+    from everest_workflows.recordings.budget_report import mark_alone
 
     windows = (
         f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked"
@@ -77,7 +75,8 @@ def print_budget(document: Mapping[str, Any]) -> None:
 
 def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> Iterator[str]:
     """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
-    from everest_workflows.recordings.budget_page import mark_alone
+    from everest_workflows.recordings.budget_files import PAGE_SUFFIX
+    from everest_workflows.recordings.budget_report import mark_alone
     from everest_workflows.recordings.footage import windows_for_half
 
     if document["unused"]:

@@ -125,8 +125,9 @@ class _Budget:
             window: length in seconds, which a list does not show if all its windows end with a recording.
         """
         given = [f"--observer={name}" for name in self.whose.observer or ()]
-        options = {"subject": self.whose.subject, "window": f"{window:.12g}", "group": group}
-        given += [f"--{name}={value}" for name, value in options.items() if value is not None]
+        chosen = {"subject": self.whose.subject, "window": f"{window:.12g}", "group": group}
+        chosen["seed"] = str(self.seed) if self.seed else None  # the methods name it
+        given += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
         return shlex.join([*self.command, "--checked", str(checked), *given])
 
     def plan(self, *, as_json: bool) -> None:

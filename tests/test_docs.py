@@ -150,6 +150,10 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
     (tmp_path / "RECORDINGS").mkdir()
     for clip in clip_files.glob("clip*.mp4"):
         shutil.copy(clip, tmp_path / "RECORDINGS")
+    (tmp_path / "OTHERS").mkdir()
+    for animal in (1, 2):
+        for day in (1, 2, 3):
+            shutil.copy(clip_files / "clip0.mp4", tmp_path / "OTHERS" / f"m{animal}_day0{day}.mp4")
     (tmp_path / "SHEET.csv").write_text("".join(["file,behavior,animal\n", *rows]))
     for page in PAGES:  # files that a page shows with their names
         for text in blocks(page, "(?:python|yaml)"):

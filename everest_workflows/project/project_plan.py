@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoints.describe import read_weight_settings
+from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.settings import DataSettings, Recipe
 from everest.engine.schedule import MIN_STEPS, steps_between_validations
 from everest.errors import first_names
@@ -62,64 +62,112 @@ class Plan:
     document: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedSamples:
+    """The labeled samples of a project."""
+
+    lists: ProjectLists
+    sources: Mapping[str, SampleList]  # by the keys of the lists
+    classes: Classes
+
+    @property
+    def all(self) -> tuple[Sample, ...]:
+        return tuple(chain.from_iterable(source.samples for source in self.sources.values()))
+
+    def count(self, key: str) -> int:
+        """The number of samples of a list; of folds, each sample is validated and tested once."""
+        source = self.sources.get("train" if self.lists.folds else key)
+        return 0 if source is None else len(source.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is trained, and for how long."""
+
+    suggestion: Suggestion  # with as many steps as --hours allows
+    trains_network: bool
+    stages: Sequence[StageTime]
+    seconds: float  # of all
+    check_seconds: float  # of them, of validations and tests
+
+
 def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
-    start = None  # the weights; missing ones are an error before the videos are read
-    if request.init is not None:
-        start = read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
+    start = _read_start(request)  # missing weights are an error before the videos are read
     lists = make_lists(request, folder / NEW_LISTS, emit)
+    suggestion = _suggest(request, lists.section, start, folder / RECIPE_FILE)
+    samples = _read_samples(request, lists, suggestion.recipe.data)
+    estimate = _estimate(request, samples, suggestion, emit)
+    warnings = list(_list_warnings(samples))
+    document = _describe(request, samples, estimate, warnings)
+    return Plan(lists=replace(lists, warnings=warnings), suggestion=estimate.suggestion, document=document)
+
+
+def _read_start(request: Request) -> WeightSettings | None:
+    """The weights of --init."""
+    if request.init is None:
+        return None
+    return read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
+
+
+def _suggest(
+    request: Request, section: Mapping[str, Any], start: WeightSettings | None, output: Path
+) -> Suggestion:
+    """The recipe for the lists of a `data` section and this machine; with --latency, of a model that fits."""
     suggestion = suggest_recipe(
-        lists.section,
+        section,
         find_device(),
         purpose="finetune" if request.compares_views else "scratch",
-        output=folder / RECIPE_FILE,
+        output=output,
         overrides=request.overrides,
         start=start,
     )
-    if request.latency is not None:
-        suggestion = fit_latency(suggestion, request.latency)
-    sources, classes = _read_sources(suggestion.recipe.data)
-    if request.normal is not None:
-        check_normal(classes, request.normal)
-        find_clip_seconds(lists.window, suggestion.recipe.data)
-    sizes = {key: len(source.samples) for key, source in sources.items()}
-    trains_network, adaptation = request.trains_network, None
-    if request.adapts:
-        assert request.init is not None
-        recipe, on_cpu = suggestion.recipe, suggestion.device == "cpu"
-        adaptation = measure_adaptation(recipe, request.init, request.overrides, on_cpu=on_cpu)
-    adapting = 0 if adaptation is None else adaptation.seconds or 0
-    if trains_network or request.compares_views:
-        suggestion = suggestion.timed()
-        if request.hours is not None:
-            shortened = _fit_to_hours(request.hours - adapting / 3600, suggestion, sizes, lists)
-            if few := _find_few_steps(suggestion, shortened):
-                trains_network = request.model == NETWORK or request.compares_views
-                result = "a model hardly learns" if trains_network else "no network is trained"
-                emit(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
-            suggestion = shortened
-    if trains_network or request.compares_views:
-        seconds, checks = _estimate_seconds(suggestion, sizes, lists)
-    else:
-        seconds, checks = _estimate_linear_seconds(suggestion.recipe, classes, sizes, lists), 0.0
-    warnings = list(_list_warnings(lists, sources))
-    times = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
-    times = times if adaptation is None else [adaptation, *times]
-    total = (seconds + adapting, checks)
-    document = _make_document(lists, suggestion, sources, classes, request, times, total, trains_network)
-    document |= {"warnings": warnings}
-    document["lines"] += [f"warning: {text}" for text in warnings]
-    return Plan(lists=replace(lists, warnings=warnings), suggestion=suggestion, document=document)
+    return suggestion if request.latency is None else fit_latency(suggestion, request.latency)
 
 
-def _read_sources(data: DataSettings) -> tuple[dict[str, SampleList], Classes]:
-    """The lists that a recipe names, by their keys, and the classes of the training list."""
+def _read_samples(request: Request, lists: ProjectLists, data: DataSettings) -> ListedSamples:
+    """The lists that a recipe names; with --normal, alarms must be possible."""
     sources = {"train": read_source(data, "train", labeled=True)}
     classes = Classes.of(sources["train"], data)
     for key in ("val", "test"):
         if getattr(data, key) is not None:
             sources[key] = read_source(data, key, labeled=True, classes=classes)
-    return sources, classes
+    if request.normal is not None:
+        check_normal(classes, request.normal)
+        find_clip_seconds(lists.window, data)
+    return ListedSamples(lists=lists, sources=sources, classes=classes)
+
+
+def _estimate(request: Request, samples: ListedSamples, suggestion: Suggestion, emit: Emit) -> Estimate:
+    """Measure how long the stages take on this machine, and shorten them to --hours."""
+    adaptation = []
+    if request.adapts:
+        assert request.init is not None
+        recipe, on_cpu = suggestion.recipe, suggestion.device == "cpu"
+        adaptation = [measure_adaptation(recipe, request.init, request.overrides, on_cpu=on_cpu)]
+    adapting = sum(stage.seconds or 0 for stage in adaptation)
+    trains_network = request.trains_network
+    if trains_network or request.compares_views:
+        suggestion = suggestion.timed()
+        if request.hours is not None:
+            planned = suggestion
+            suggestion = _fit_to_hours(request.hours - adapting / 3600, planned, samples)
+            if few := _find_few_steps(planned, suggestion):
+                trains_network = request.model == NETWORK or request.compares_views
+                result = "a model hardly learns" if trains_network else "no network is trained"
+                emit(warning(f"--hours {request.hours:g} leaves {few}, so {result}; give more hours"))
+    if trains_network or request.compares_views:
+        seconds, checks = _estimate_seconds(suggestion, samples)
+    else:
+        seconds, checks = _estimate_linear_seconds(suggestion.recipe, samples), 0.0
+    stages = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
+    return Estimate(
+        suggestion=suggestion,
+        trains_network=trains_network,
+        stages=[*adaptation, *stages],
+        seconds=seconds + adapting,
+        check_seconds=checks,
+    )
 
 
 def _find_few_steps(planned: Suggestion, shortened: Suggestion) -> str | None:
@@ -130,56 +178,32 @@ def _find_few_steps(planned: Suggestion, shortened: Suggestion) -> str | None:
     return None
 
 
-def _list_warnings(lists: ProjectLists, sources: Mapping[str, SampleList]) -> Iterator[str]:
-    """What may make the test too easy."""
-    parts = {
-        sample.path: name if lists.are_given else sample.group_or_path
-        for name, source in sources.items()
-        for sample in source.samples
-    }
-    yield from check_copies(parts)
-    samples = _join(sources)
-    yield from check_groups(samples)
-    for row in differences_by_headers(replace(sources["train"], samples=samples).by_class):
-        yield f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}"
-
-
-def _join(sources: Mapping[str, SampleList]) -> tuple[Sample, ...]:
-    return tuple(chain.from_iterable(source.samples for source in sources.values()))
-
-
-def _fit_to_hours(
-    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
-) -> Suggestion:
+def _fit_to_hours(hours: float, suggestion: Suggestion, samples: ListedSamples) -> Suggestion:
     """The suggestion with as many steps as these hours allow, with all validations and tests."""
     budget = 3600 * PLANNED_FRACTION * hours
     # Parts of the budget for each stage; the time of everything grows with the part.
-    thousandths = range(1, 1001)
     fitting = bisect_right(
-        thousandths,
+        range(1, 1001),
         budget,
-        key=lambda part: _estimate_seconds(suggestion.within(part / 1000 * budget), sizes, lists)[0],
+        key=lambda part: _estimate_seconds(suggestion.within(part / 1000 * budget), samples)[0],
     )
     return suggestion.within(fitting / 1000 * budget)
 
 
-def _estimate_seconds(
-    suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
-) -> tuple[float, float]:
+def _estimate_seconds(suggestion: Suggestion, samples: ListedSamples) -> tuple[float, float]:
     """The seconds of all stages, validations and tests, and those of the validations and tests alone.
 
-    The latter are estimated by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
+    The latter are estimated by the speed of fine-tuning, which is slower.
     """
-    recipe = suggestion.recipe
+    recipe, lists = suggestion.recipe, samples.lists
     times = suggestion.times
     time = times[-1]
     folds = len(lists.folds)
     seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
-    between = steps_between_validations(time.steps, sizes["train"], time.batch_size)
+    between = steps_between_validations(time.steps, samples.count("train"), time.batch_size)
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
-    # Of folds, each sample is once in a validation list and once in a test list.
-    val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
-    compared = 2 * sum(sizes.values())  # features of all, and the network's outputs for the center views
+    val, test = samples.count("val"), samples.count("test")
+    compared = 2 * len(samples.all)  # features of all, and the network's outputs for the center views
     clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
     if lists.window is not None:  # timelines have more windows than lists
         clips += round(STEP / STEP_AS_TRAINED) * (val + test)
@@ -188,57 +212,50 @@ def _estimate_seconds(
     return seconds + checks, checks
 
 
-def _estimate_linear_seconds(
-    recipe: Recipe, classes: Classes, sizes: Mapping[str, int], lists: ProjectLists
-) -> float:
+def _estimate_linear_seconds(recipe: Recipe, samples: ListedSamples) -> float:
     """The seconds to compute the features of all samples, and to fit and test the linear candidates."""
-    num_samples = sum(sizes.values())
-    num_tested = num_samples if lists.folds else sizes.get("test", 0)
-    read = (num_samples + num_tested) * measure_clip_seconds(recipe, classes)
-    fits = FIT_SECONDS * num_samples * classes.heads[0].outputs
-    comparisons = 1 + len(lists.folds)  # the last one chooses the model that learns from all
+    num_samples = len(samples.all)
+    read = (num_samples + samples.count("test")) * measure_clip_seconds(recipe, samples.classes)
+    fits = FIT_SECONDS * num_samples * samples.classes.heads[0].outputs
+    comparisons = 1 + len(samples.lists.folds)  # the last one chooses the model that learns from all
     return read + comparisons * (CHECK_SECONDS + fits)
 
 
-def _make_document(
-    lists: ProjectLists,
-    suggestion: Suggestion,
-    sources: Mapping[str, SampleList],
-    classes: Classes,
-    request: Request,
-    times: Sequence[StageTime],
-    seconds: tuple[float, float],
-    trains_network: bool,
-) -> dict[str, Any]:
-    """The document of `--json`, with the lines for people.
+def _list_warnings(samples: ListedSamples) -> Iterator[str]:
+    """What may make the test too easy."""
+    parts = {
+        sample.path: name if samples.lists.are_given else sample.group_or_path
+        for name, source in samples.sources.items()
+        for sample in source.samples
+    }
+    yield from check_copies(parts)
+    yield from check_groups(samples.all)
+    for row in differences_by_headers(replace(samples.sources["train"], samples=samples.all).by_class):
+        yield f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}"
 
-    Args:
-        seconds: of all, and of the validations and tests alone (see `_estimate_seconds`).
-    """
-    samples = _join(sources)
-    counts, lines = describe_samples(samples, classes, windows=lists.window is not None)
-    trainings = 1 + len(lists.folds) if trains_network else 0
+
+def _describe(
+    request: Request, samples: ListedSamples, estimate: Estimate, warnings: Sequence[str]
+) -> dict[str, Any]:
+    """The document of `--json`, with the lines for people."""
+    lists, suggestion = samples.lists, estimate.suggestion
+    counts, lines = describe_samples(samples.all, samples.classes, windows=lists.window is not None)
     time = suggestion.network_time if request.trains_network or request.init is not None else None
-    lines += _describe_lists(lists, suggestion.recipe.data, sources)
-    if not trains_network:
+    lines += _describe_lists(lists, suggestion.recipe.data, samples.sources)
+    trainings, trained, checks = 0, "", " to compute features, and to fit and test linear models"
+    if estimate.trains_network:
+        trainings, of_folds = 1 + len(lists.folds), " in each fold" if lists.folds else ""
+        compared = samples.count("val") // max(len(lists.folds), 1)
+        if compared < MIN_TO_CHOOSE:
+            size = plural(compared, ListSize.of(samples.all).noun)
+            lines.append(f"warning: a network is compared on only {size}{of_folds}")
+        trained = f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
+        checks = f", including {time_text(estimate.check_seconds)} for validations and tests"
+    else:
         lines.append("candidates: linear models only (--hours H also fine-tunes a network)")
-    compared = (
-        len(samples) // len(lists.folds)
-        if lists.folds
-        else len(sources["val"].samples)
-        if "val" in sources
-        else 0
-    )
-    if trains_network and compared < MIN_TO_CHOOSE:
-        size = plural(compared, ListSize.of(samples).noun)
-        lines.append(f"warning: a network is compared on only {size}{' in each fold' if lists.folds else ''}")
-    lines += [*_describe_model(suggestion, time), *map(str, times)]
-    trained = f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    checks = " to compute features, and to fit and test linear models"
-    if trains_network:
-        checks = f", including {time_text(seconds[1])} for validations and tests"
-    lines.append(f"all training: about {time_text(seconds[0])}{trained}{checks}")
-    sizes = {key: _describe_size(source.samples) for key, source in sources.items()}
+    lines += [*_describe_model(suggestion, time), *map(str, estimate.stages)]
+    lines.append(f"all training: about {time_text(estimate.seconds)}{trained}{checks}")
+    sizes = {key: _describe_size(source.samples) for key, source in samples.sources.items()}
     return {
         "lists": sizes,
         "classes": counts,
@@ -246,10 +263,15 @@ def _make_document(
         "network_ms": None if time is None else time.alone_ms,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
-        "stages": [each._asdict() for each in times],
+        "stages": [each._asdict() for each in estimate.stages],
         "trainings": trainings,
-        "minutes": round(seconds[0] / 60, 1),
-        "lines": [*(f"{key}: {size}" for key, size in sizes.items()), *lines],
+        "minutes": round(estimate.seconds / 60, 1),
+        "lines": [
+            *(f"{key}: {size}" for key, size in sizes.items()),
+            *lines,
+            *(f"warning: {text}" for text in warnings),
+        ],
+        "warnings": warnings,
     }
 
 

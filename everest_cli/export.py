@@ -161,7 +161,7 @@ def _list_next_commands(
     from everest.config.recipe import load_recipe
     from everest.lists.groups import COLUMN_PREFIX
     from everest.lists.sources import read_source
-    from everest_workflows.project.lists import SUBJECT
+    from everest_workflows.recordings.groups import SUBJECT
 
     data = load_recipe(recipe).data
     in_list = group is None or group == SUBJECT or group.startswith(COLUMN_PREFIX)

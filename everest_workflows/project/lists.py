@@ -28,6 +28,7 @@ from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
 from everest_workflows.annotations.codings import VideoAnnotations
 from everest_workflows.project.options import MIN_FOLDS
 from everest_workflows.project.request import WINDOWS, ProjectLists, Request
+from everest_workflows.recordings.groups import SUBJECT
 from everest_workflows.recordings.window_labels import read_bouts
 from everest_workflows.recordings.window_lists import WindowSettings, write_windows
 from everest_workflows.suggest.data_section import (
@@ -42,7 +43,6 @@ SHORTEST_WINDOW: Final = 0.5
 LONGEST_WINDOW: Final = 2.0
 STEP: Final = 0.5  # of a window: from the start of one to the next
 SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
-SUBJECT: Final = "subject"  # value of --group: keep recordings of a subject together
 WORDS: Final = (r"^([^\W_]+)", r"([^\W_]+)\.\w+$")  # values of --group: first and last word of a file name
 
 

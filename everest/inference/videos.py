@@ -24,11 +24,9 @@ from everest.inference.opened_model import OpenedModel, check_counts
 from everest.inference.pieces import EncodedPieces, PieceModel, ViewTensors
 from everest.inference.windows import (
     MIN_SECONDS,
-    PieceFrames,
     Unreadable,
     Window,
     WindowItem,
-    WindowPieces,
     check_seconds,
     read_segment_items,
     read_window_items,
@@ -42,11 +40,7 @@ Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to 
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """Options for running a model over videos or their windows.
-
-    Raises:
-        RecipeError: `batch` is below 1; `window` or `step` is below 0.001 or not finite.
-    """
+    """Options for running a model over videos or their windows; RecipeError for one out of range."""
 
     batch: int = 1  # videos, or windows of one video, in a forward pass
     window: float | None = None  # seconds of a window; None: the length of a clip
@@ -86,8 +80,6 @@ def compute_over_videos(
     Args:
         dataset: its unreadable samples are not replaced.
         parts: the samples of each batch.
-        train: the number of workers, and the longest time to wait for a sample.
-        emit: receives the progress.
         processes: the number of processes that divide the samples.
     """
     if not parts:
@@ -132,15 +124,7 @@ def compute_over_windows(
     )
     timeout = model.recipe.train.data_timeout
     encoded = EncodedPieces(compute)
-
-    def encode_pieces() -> Iterator[WindowPieces | Unreadable]:
-        for item in _read_ahead(read_items, batching, timeout=timeout, path=sample.path):
-            if isinstance(item, PieceFrames):
-                encoded.add(item)
-            else:
-                yield item
-
-    items = encode_pieces()
+    items = encoded.encode(_read_ahead(read_items, batching, timeout=timeout, path=sample.path))
     while items_of_batch := list(islice(items, batching.batch)):
         intact = [item for item in items_of_batch if not isinstance(item, Unreadable)]
         values = encoded.join(intact) if intact else iter(())
@@ -170,7 +154,6 @@ def compute_over_segments(
 def _compute_segments(
     model: OpenedModel, segments: Sequence[Sample], compute: PieceModel, batching: Batching, done: int
 ) -> Iterator[ViewTensors | Unreadable]:
-    """Yield the values of the views of segments of one video."""
     sizes = [encoder.frames for encoder in compute.encoders]
     encoded = EncodedPieces(compute)
     items = _read_ahead(
@@ -179,11 +162,8 @@ def _compute_segments(
         timeout=model.recipe.train.data_timeout,
         path=segments[0].path,
     )
-    for item in items:
-        if isinstance(item, PieceFrames):
-            encoded.add(item)
-        else:
-            yield item if isinstance(item, Unreadable) else next(encoded.join([item]))
+    for item in encoded.encode(items):
+        yield item if isinstance(item, Unreadable) else next(encoded.join([item]))
 
 
 def _read_ahead(

@@ -113,11 +113,14 @@ class WindowPieces(NamedTuple):
     oldest: list[int]  # for each encoder, the first piece that a later window needs
 
 
+WindowItem = PieceFrames | WindowPieces | Unreadable
+
+
 class _Pieces:
     """The distinct pieces of S frames in the clips (W, clips, T) of windows, in the order of their frames.
 
-    They are encoded in groups that depend on all windows of a video and on `batch`, not on the windows that
-    are left. So values are the same, to the bit, after a resume.
+    They are read and encoded in groups that depend on all windows of a video and on `batch`, not on the
+    windows that are left. So values are the same, to the bit, after a resume.
     """
 
     def __init__(self, clips: NDArray[np.int64], size: int, *, batch: int, done: int) -> None:
@@ -125,19 +128,56 @@ class _Pieces:
         self.frames, numbers = np.unique(rows.reshape(-1, size), axis=0, return_inverse=True)  # (P, S)
         self.numbers = numbers.reshape(rows.shape[:3])
         self.per_group = batch * self.numbers[0].size
-        self.is_intact = np.ones(len(self.frames), np.bool_)
-        needed = self.numbers[done:]
-        self.groups = deque(np.unique(needed // self.per_group).tolist())
-        lowest = needed.min(axis=(1, 2))
+        self.unread = deque(np.unique(self.numbers[done:] // self.per_group).tolist())  # groups
+        lowest = self.numbers.min(axis=(1, 2))
+        # (W,) the first piece that a window after this one needs
         self.oldest = np.minimum.accumulate(np.append(lowest[1:], len(self.frames))[::-1])[::-1]
 
-    def rows(self, group: int) -> slice:
-        return slice(group * self.per_group, (group + 1) * self.per_group)
+    def frames_of(self, group: int) -> NDArray[np.int64]:
+        """The frames (P, S) of the pieces of a group."""
+        return self.frames[group * self.per_group : (group + 1) * self.per_group]
 
-    @property
-    def needed_frames(self) -> list[int]:
-        """The frames of all groups that are not read yet."""
-        return [frame for group in self.groups for frame in self.frames[self.rows(group)].ravel().tolist()]
+    def read_for(self, window: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the first piece and the frames of each unread group that a window needs; then it is read."""
+        last_group = self.numbers[window].max() // self.per_group
+        while self.unread and self.unread[0] <= last_group:
+            group = self.unread.popleft()
+            yield group * self.per_group, self.frames_of(group)
+
+
+class _FrameBuffer:
+    """The frames of a video that unread pieces need, in all crops. Each is decoded and resized once."""
+
+    def __init__(self, path: Video, views: EvalViews, kinds: Sequence[_Pieces]) -> None:
+        self.views, self.kinds = views, kinds
+        groups = (kind.frames_of(group) for kind in kinds for group in kind.unread)
+        wanted = sorted({frame for group in groups for frame in group.ravel().tolist()})
+        self.decoded = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
+        self.frames: dict[int, Tensor] = {}  # (crops, C, 1, H, W) by number; black if damaged
+        self.damaged: set[int] = set()
+
+    def stack(self, pieces: NDArray[np.int64]) -> Tensor:
+        """Decode up to the last frame of pieces (P, S); returns them as (P, crops, C, S, H, W)."""
+        while pieces.max() not in self.frames:
+            self._decode_next()
+        return torch.stack(
+            [torch.cat([self.frames[number] for number in piece], dim=2) for piece in pieces.tolist()]
+        )
+
+    def _decode_next(self) -> None:
+        number, frame = next(self.decoded)
+        views = self.views
+        if frame is None:
+            self.damaged.add(number)
+            self.frames[number] = torch.zeros(views.crops, views.channels, 1, *views.size, dtype=torch.uint8)
+        else:
+            self.frames[number] = torch.stack(views.cut_crops(views.resize_frames(frame[None])))
+
+    def drop_read(self) -> None:
+        """Drop the frames before all unread pieces."""
+        firsts = [kind.frames_of(kind.unread[0]).min() for kind in self.kinds if kind.unread]
+        oldest = min(firsts, default=math.inf)
+        self.frames = {number: frame for number, frame in self.frames.items() if number >= oldest}
 
 
 def read_pieces(
@@ -160,34 +200,17 @@ def read_pieces(
     footages = read_footages(path, [window.span for window in windows], views.fps)
     clips = np.stack([views.windows(footage) for footage in footages])  # (W, clips, T)
     kinds = [_Pieces(clips, size, batch=batch, done=done) for size in sizes]
-    wanted = sorted({frame for kind in kinds for frame in kind.needed_frames})
-    decoded = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
-    frames: dict[int, Tensor | None] = {}  # (crops, C, 1, H, W) by number; None: damaged
-    blank = torch.zeros(views.crops, views.channels, 1, *views.size, dtype=torch.uint8)
-    for number in range(done, len(windows)):
+    buffer = _FrameBuffer(path, views, kinds)
+    for window in range(done, len(windows)):
         for encoder, kind in enumerate(kinds):
-            last_group = kind.numbers[number].max() // kind.per_group
-            while kind.groups and kind.groups[0] <= last_group:
-                rows = kind.rows(kind.groups.popleft())
-                pieces = kind.frames[rows]
-                while pieces.max() not in frames:
-                    frame_id, frame = next(decoded)
-                    resized = None if frame is None else views.cut_crops(views.resize_frames(frame[None]))
-                    frames[frame_id] = None if resized is None else torch.stack(resized)
-                found = [[frames[frame_id] for frame_id in piece] for piece in pieces.tolist()]
-                kind.is_intact[rows] = [all(frame is not None for frame in piece) for piece in found]
-                stacked = [
-                    torch.cat([blank if frame is None else frame for frame in piece], dim=2)
-                    for piece in found
-                ]
-                yield PieceFrames(encoder, rows.start, torch.stack(stacked))
-                later = [kind.frames[kind.rows(kind.groups[0])].min() for kind in kinds if kind.groups]
-                oldest = min(later, default=math.inf)
-                frames = {frame_id: frame for frame_id, frame in frames.items() if frame_id >= oldest}
-        numbers = [kind.numbers[number] for kind in kinds]
-        is_intact = all(kind.is_intact[kind.numbers[number]].all() for kind in kinds)
-        oldest_pieces = [int(kind.oldest[number - done]) for kind in kinds]
-        yield WindowPieces(windows[number], numbers, oldest_pieces) if is_intact else None
+            for first, pieces in kind.read_for(window):
+                yield PieceFrames(encoder, first, buffer.stack(pieces))
+                buffer.drop_read()
+        if buffer.damaged.isdisjoint(clips[window].flat):
+            numbers = [kind.numbers[window] for kind in kinds]
+            yield WindowPieces(windows[window], numbers, [int(kind.oldest[window]) for kind in kinds])
+        else:
+            yield None
 
 
 def read_window_items(
@@ -216,9 +239,7 @@ def read_window_items(
         windows = windows_of(sample, views, window=window, step=step)
         for text in repair_notices(sample.video):
             emit(notice(text))
-        has_more = len(done) < len(windows)
-        items = read_pieces(sample.video, windows, views, sizes, batch=batch, done=len(done))
-        for item in items if has_more else ():
+        for item in read_pieces(sample.video, windows, views, sizes, batch=batch, done=len(done)):
             yield BAD_WINDOW if item is None else item
             if not isinstance(item, PieceFrames):
                 is_damaged.append(item is None)
@@ -269,9 +290,6 @@ def _find_span(segment: Sample) -> FrameSpan | Unreadable:
         return frame_span(segment)
     except VideoError as error:
         return Unreadable(error.reason)
-
-
-WindowItem = PieceFrames | WindowPieces | Unreadable
 
 
 def _damaged_spans(windows: Sequence[Window], is_damaged: Sequence[bool]) -> Iterator[Span]:

@@ -44,7 +44,6 @@ class RuleOptions:
     )
 
     def over(self, saved: BoutRules) -> BoutRules:
-        """Return the saved rules, changed by the given options."""
         return replace(saved, **{name: value for name, value in vars(self).items() if value is not None})
 
 
@@ -62,8 +61,6 @@ class TimelineModel(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions:
-    """The options of the sliding window."""
-
     window: float | None = option(
         "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
     )
@@ -76,8 +73,6 @@ class WindowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AlarmOptions:
-    """The options of alarms."""
-
     normal: str | None = option(
         "--normal CLASS",
         "Print alarms: windows where 1 - P(CLASS) is at least --threshold [as trained, else 0.5].",
@@ -104,7 +99,7 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest_workflows.recordings.timeline_run import TimelineRequest, run_timeline
+    from everest_workflows.recordings.timeline_run import run_timeline
 
     people = whose.read(truth, option="--truth")
     kind = choose_kind(files.output, files.to, get_args(FileKind))
@@ -112,9 +107,9 @@ def timeline(
     source = _find_source(videos, windows, files, model, display.emit)
     if alarms.normal is None and alarms.hold is not None:
         raise RecipeError("--hold: needs --normal CLASS")
-    found: dict[str, Any] = {}
+    search: dict[str, Any] = {}
     if alarms.normal is not None:
-        found = {"normal": alarms.normal, "threshold": rules.threshold, "hold": alarms.hold or 1}
+        search = {"normal": alarms.normal, "threshold": rules.threshold, "hold": alarms.hold or 1}
         rules = replace(rules, threshold=None)  # it is that of alarms
     bout_rules = rules.over(source.rules)
     bout_rules.check(source.classes.heads)
@@ -123,18 +118,11 @@ def timeline(
     paths = {"--output": [*outputs], save_option: [source.save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     check_outputs(paths, inputs, overwrite=files.overwrite or source.may_replace)
-    request = TimelineRequest(
-        rules=bout_rules,
-        model=model.checkpoint,
-        truth=truth,
-        whose=people,
-        alarms=found,
-        plot=files.plot,
-        outputs=outputs,
-        kind=kind,
-    )
+    options = {"truth": truth, "whose": people, "alarms": search, "plot": files.plot, "kind": kind}
     with display:
-        results = run_timeline(source, request, display.emit)
+        results = run_timeline(
+            source, bout_rules, model=model.checkpoint, outputs=outputs, emit=display.emit, **options
+        )
     if results is None:
         return
     if as_json:

@@ -48,14 +48,8 @@ def format_alarms(document: Mapping[str, Any]) -> str:
 def format_scores(scores: Mapping[str, Any]) -> str:
     """Format the metrics of timelines in percent, with a line per class."""
     titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
-    titles |= {
-        "mean_class_accuracy": "class mean",
-        "edit": "edit score",
-        "f1@10": "F1@10",
-        "f1@25": "F1@25",
-        "f1@50": "F1@50",
-    }
-    titles |= {"map@0.5": "mAP@0.5"}
+    titles |= {"mean_class_accuracy": "class mean", "edit": "edit score", "f1@10": "F1@10"}
+    titles |= {"f1@25": "F1@25", "f1@50": "F1@50", "map@0.5": "mAP@0.5"}
     lines = ["", "  percent", *(f"  {title:<22}{_format_cell(scores[key])}" for key, title in titles.items())]
     if short := ", ".join(f"'{name}' ({seconds:g} s)" for name, seconds in scores["too_short"].items()):
         lines.append(f"  left out of the class mean, with little truth: {short}")

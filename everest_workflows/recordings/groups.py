@@ -31,10 +31,9 @@ def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
 
 
 def suggest_budget(timelines: Timelines, saved: Path, group: str | None) -> Iterator[str]:
-    """Yield the command that plans or draws windows to check, if the model has a single head of classes.
+    """Yield the command that plans or draws windows to check, in each group by the --group of training.
 
-    Args:
-        group: the --group of training; windows are sampled in each group.
+    None if the model has not a single head of classes.
     """
     from everest_workflows.recordings.footage import choose_first_sample
     from everest_workflows.recordings.window_plan import find_group_pattern, has_fold_tests

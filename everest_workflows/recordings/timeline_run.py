@@ -76,9 +76,7 @@ class TimelineSource(NamedTuple):
     ) -> TimelineSource:
         """Prepare the timelines of videos, folders or lists; warns if the model learned from some.
 
-        Args:
-            root: of the paths in lists.
-            options: of `LongJob`.
+        `root` is that of paths in lists; `options` are of `LongJob`.
         """
         classes = model.classes  # also refuses an autoencoder before videos are listed
         samples = find_samples(videos, root=root)
@@ -100,20 +98,6 @@ class TimelineSource(NamedTuple):
             group=read_trained_option(model.module, "group"),
             subject="" if subject == NO_SUBJECT or set(subject) & {*"*?["} else subject,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimelineRequest:
-    """What is made of timelines."""
-
-    rules: BoutRules
-    model: str  # as the command names it; empty for saved timelines
-    truth: Path | None  # annotations, for scores
-    whose: BoutFilter
-    alarms: Mapping[str, Any]  # arguments of `find_alarms`; empty: no alarms
-    plot: Path | None
-    outputs: Mapping[Path, Sequence[str]]  # files of bouts, with the paths of their videos
-    kind: str | None  # of the outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,31 +130,50 @@ class TimelineResults:
                 self.written.extend(write_bouts(file, str(kind), self.timelines, self.bouts, paths))
 
 
-def run_timeline(source: TimelineSource, request: TimelineRequest, emit: Emit) -> TimelineResults | None:
-    """Compute or take timelines, and write what a request asks for; None except in the main process."""
+def run_timeline(
+    source: TimelineSource,
+    rules: BoutRules,
+    *,
+    model: str,
+    truth: Path | None,
+    whose: BoutFilter,
+    alarms: Mapping[str, Any],
+    plot: Path | None,
+    outputs: Mapping[Path, Sequence[str]],
+    kind: str | None,
+    emit: Emit,
+) -> TimelineResults | None:
+    """Compute or take timelines, score and draw them, and write files; None except in the main process.
+
+    Args:
+        model: its name in the saved file; empty for saved timelines.
+        truth, whose: annotations, for scores, and whose bouts of them count.
+        alarms: arguments of `find_alarms`; empty: none are searched.
+        outputs: files of bouts, of a `kind`, with the paths of their videos.
+    """
     labeled, observers = None, {}
-    if request.truth is not None:  # read before anything is computed
-        labeled, observers = read_truth(request.truth, source.names, source.classes, request.whose, emit)
+    if truth is not None:  # read before anything is computed
+        labeled, observers = read_truth(truth, source.names, source.classes, whose, emit)
     for text in source.errors:
         emit(notice(text))
     with source.timelines as timelines:
         if timelines is None:
             return None
-        timelines = replace(timelines, rules=request.rules, model=request.model or timelines.model)
+        timelines = replace(timelines, rules=rules, model=model or timelines.model)
         timelines = replace(timelines, subject=source.subject or timelines.subject)
         for text in timelines.notices:
             emit(notice(text))
         if source.save is not None and timelines.extents:
             timelines.save(source.save)
-        alarms = find_alarms(timelines, **request.alarms) if request.alarms else {}
+        alarms = find_alarms(timelines, **alarms) if alarms else {}
         bouts, scores = timelines.bouts(), None
         if labeled is not None:
             scores = score_timelines(timelines, bouts, labeled, emit=emit)
             scores["agreement"] = compare_with_observers(timelines, bouts, observers)
-        if request.plot is not None and timelines.extents:
+        if plot is not None and timelines.extents:
             from everest_workflows.recordings.timeline_figure import draw_timelines
 
-            draw_timelines(request.plot, timelines, bouts, labeled or {})
+            draw_timelines(plot, timelines, bouts, labeled or {})
         results = TimelineResults(timelines=timelines, bouts=bouts, alarms=alarms, scores=scores)
-        results.write(request.outputs, request.kind)
+        results.write(outputs, kind)
         return results

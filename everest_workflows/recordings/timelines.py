@@ -245,10 +245,9 @@ def timeline_job(
 
 @contextmanager
 def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
-    """Compute the outputs of a classifier for every window; if the block succeeds, the kept rows are removed.
+    """Compute the timelines of a job for a block (None except in the main process), which keeps its rows.
 
-    Yields:
-        The timelines; None in a process other than the main one.
+    If the block succeeds, the rows are removed.
     """
     model = job.model
 

@@ -49,8 +49,6 @@ OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "ob
 
 
 class Event(NamedTuple):
-    """A coded event."""
-
     time: float
     end: float | None  # None: the event starts or stops a state
     behavior: str

@@ -52,8 +52,6 @@ Cells = dict[str, str]  # the cells of a row by the names of the columns
 
 
 class Row(NamedTuple):
-    """A row of a table."""
-
     cells: Cells
     event: Event
     file: str  # empty if the row names no file
@@ -174,7 +172,6 @@ def _find_name(cells: Cells, column: str) -> str:
 
 
 def _make_event(cells: Cells) -> Event:
-    """The event of a row."""
     is_bout = START in cells  # a variable of the user may be called Time
     times = [cells[START], cells[STOP]] if is_bout else [cells["Time"]] * 2
     if UNPAIRED in times:

@@ -309,6 +309,5 @@ def _coded_spans(coding: Coding) -> list[Span]:
 
 
 def _overlap(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
-    """The time that both lists of spans cover."""
     pairs = ((max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second)
     return [(start, end) for start, end in pairs if start < end]

@@ -77,7 +77,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 def _read_bouts(
     path: Path, video: str, fps: float | None, videos: VideoFinder, left_out: LeftOut
 ) -> Iterator[Bout]:
-    """Yield the bouts of a table."""
     columns_left_out = LeftOut()
     flags_by_class, is_predicted = _read_table(path, columns_left_out)
     num_frames = len(flags_by_class[UNSCORED])

@@ -43,7 +43,6 @@ def stem(name: str) -> str:
 
 
 def is_sound(name: str) -> bool:
-    """Whether a name has the ending of a sound."""
     return Path(name).suffix.lower() in SOUND_SUFFIXES
 
 

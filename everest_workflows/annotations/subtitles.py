@@ -37,7 +37,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
 
 
 def _read_cues(path: Path, left_out: LeftOut) -> Iterator[Bout]:
-    """Yield a bout for each line of each cue."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     is_vtt = lines[0].startswith("WEBVTT")
     for is_empty, block in groupby(enumerate(lines, start=1), key=lambda row: not row[1].strip()):

@@ -154,11 +154,7 @@ def draw_alarms(
     rows: Sequence[AlarmRow],
     seconds: float,
 ) -> None:
-    """Write a PNG: precision against recall of faults, and recall against the false alarms of a stream.
-
-    Args:
-        rows, seconds: see `measure_alarms`.
-    """
+    """Draw precision against recall of faults, and recall against false alarms; see `measure_alarms`."""
     scores = score_faults(predictions.means, predictions.head, names, alarm.normal)
     is_fault = flag_faulty(predictions, names, alarm.normal)
     order = np.argsort(-scores)

@@ -120,12 +120,7 @@ class FeatureTable:
 
 @contextmanager
 def fill_table(
-    folder: Path,
-    recipe: Recipe,
-    classes: Classes,
-    starts: Starts,
-    samples: Sequence[Sample],
-    emit: Emit,
+    folder: Path, recipe: Recipe, classes: Classes, starts: Starts, samples: Sequence[Sample], emit: Emit
 ) -> Iterator[FeatureTable]:
     """Read the features of samples, for a block.
 

@@ -61,7 +61,6 @@ class Comparison:
 
     @property
     def overrides(self) -> list[str]:
-        """The request's overrides of the recipe, and the lists of the fold."""
         paths = [f"data.{key}={json.dumps(path)}" for key, path in (self.fold or {}).items()]
         return [*self.project.request.overrides, *paths]
 

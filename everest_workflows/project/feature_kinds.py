@@ -48,7 +48,6 @@ class Starts(NamedTuple):
 def _make_pixel_classifier(
     features: Literal["images", "motion"], recipe: Recipe, classes: Classes, starts: Starts
 ) -> ImageClassifier:
-    """A linear model of features of the pixels of a clip."""
     data = recipe.data
     size, heads = data.frame_size, classes.heads
     spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)

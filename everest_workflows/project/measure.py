@@ -202,10 +202,7 @@ def measure_outputs(
 
 
 def measure_test_alarms(comparison: Comparison, model: Classifier, outputs: TestOutputs) -> dict[str, Any]:
-    """The fields of a MeasuredTest about alarms, of the selected model; draws their figure.
-
-    Empty without --normal.
-    """
+    """The fields of a MeasuredTest about alarms, none without --normal; draws their figure."""
     (head,) = model.heads
     if head.alarm is None:
         return {}
@@ -250,11 +247,7 @@ def pool_folds(
     outputs: TestOutputs,
     fold_results: Sequence[MeasuredTest],
 ) -> tuple[MeasuredTest, PageData]:
-    """The test of all folds together, with the chosen model, which learned from all videos.
-
-    Args:
-        outputs: see `pool_outputs`.
-    """
+    """The test of all folds together, with the chosen model, which learned from all videos."""
     project, folder = comparison.project, comparison.folder
     (head,) = model.heads
     classes = Classes(heads=model.heads, names=model.class_names)

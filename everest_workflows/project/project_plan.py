@@ -93,7 +93,9 @@ class Estimate:
 
 def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     """Write the lists into `NEW_LISTS` of a folder, and plan the stages of a project."""
-    start = _read_start(request)  # missing weights are an error before the videos are read
+    start = None  # the weights; missing ones are an error before the videos are read
+    if request.init is not None:
+        start = read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
     lists = make_lists(request, folder / NEW_LISTS, emit)
     suggestion = _suggest(request, lists.section, start, folder / RECIPE_FILE)
     samples = _read_samples(request, lists, suggestion.recipe.data)
@@ -101,13 +103,6 @@ def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     warnings = list(_list_warnings(samples))
     document = _describe(request, samples, estimate, warnings)
     return Plan(lists=replace(lists, warnings=warnings), suggestion=estimate.suggestion, document=document)
-
-
-def _read_start(request: Request) -> WeightSettings | None:
-    """The weights of --init."""
-    if request.init is None:
-        return None
-    return read_weight_settings(request.init, on_cpu=None if request.latency is None else True)
 
 
 def _suggest(

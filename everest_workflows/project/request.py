@@ -112,7 +112,6 @@ class Request(ProjectOptions):
 
     @property
     def whose(self) -> BoutFilter:
-        """Whose bouts of the annotations count."""
         return BoutFilter(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:

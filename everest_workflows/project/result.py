@@ -85,13 +85,11 @@ class ClassTest:
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of recall and precision."""
         recall, precision = self.recall or 0.0, self.precision or 0.0
         return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
 
     @property
     def worst_text(self) -> str:
-        """The worst group, with its numbers of found and of all videos."""
         return format_worst(self.worst_group, self.worst)
 
 
@@ -143,7 +141,6 @@ class MeasuredTest:
 
     @property
     def figure(self) -> str | None:
-        """The file of the figure of timelines."""
         return None if self.timelines is None else self.timelines.figure
 
     @classmethod

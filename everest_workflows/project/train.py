@@ -18,12 +18,7 @@ from everest.evaluation.page import PAGE, write_evaluation_page
 from everest.models.classifier import Classifier
 from everest.system.accelerator import restore_process_state
 from everest.system.events import Emit, heading, ignore_event, notice
-from everest.system.files import (
-    IN_USE_FIX,
-    check_new_folder,
-    make_folder,
-    write_text,
-)
+from everest.system.files import IN_USE_FIX, check_new_folder, make_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.moved_folder import move_files, moved, record_path
 from everest.system.run_folder import RECIPE_FILE

@@ -134,7 +134,6 @@ def find_bouts(
 
     Args:
         outputs: (W, C) probabilities; a regression head has no bouts.
-        names: of the C classes.
     """
     if head.task == "regression" or not len(outputs):
         return []

@@ -25,8 +25,6 @@ def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Batchin
     Returns:
         `window` and `step` in seconds, `batch` (windows in a forward pass), and `hours_per_hour`: hours of
         long recordings that an hour covers, with a window at each step. None: there is no default window.
-    Raises:
-        DataError: no window could be read within TIMED_SECONDS.
     """
     if windows.window is None and not has_windows(model):
         return None

@@ -37,10 +37,7 @@ from everest_workflows.annotations.bout import Bout, Bouts, unscored_spans
 from everest_workflows.annotations.matching import late_bout_notices
 from everest_workflows.recordings.window_labels import write_labeled
 
-PROBLEM_EFFECTS: Final = {  # effect of each kind of problem of a video
-    "failed": "no windows",
-    "damaged": "no windows there",
-}
+PROBLEM_EFFECTS: Final = {"failed": "no windows", "damaged": "no windows there"}  # by kind of problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,12 +192,9 @@ def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray
 
 
 def choose_windows(lengths: Sequence[int], count: int | None, *, seed: int) -> list[NDArray[np.int64]]:
-    """Choose `count` windows at equal distances, over all recordings in a row; None, or too many: all.
+    """The numbers of `count` windows at equal distances, over recordings with `lengths` windows in a row.
 
-    Args:
-        lengths: number N of windows of each recording.
-    Returns:
-        The ascending numbers of the chosen windows of each recording.
+    None, or too many: all.
     """
     total = sum(lengths)
     count = total if count is None else min(count, total)

@@ -100,11 +100,8 @@ def _find_list(root: Location, name: str) -> str | None:
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _find_folder(root)
-    if (
-        find_list(location, "train", labeled=True)
-        or split_folders(location)
-        or find_named_lists(root, "train")
-    ):
+    is_divided = find_list(location, "train", labeled=True) or split_folders(location)
+    if is_divided or find_named_lists(root, "train"):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2

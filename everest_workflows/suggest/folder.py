@@ -34,8 +34,6 @@ from everest_workflows.suggest.suggestion import Suggestion, suggest_recipe
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestRequest:
-    """The options of `everest recipes suggest`."""
-
     data: str  # a folder with class folders or lists
     output: Path
     lists: Mapping[str, str]  # by their keys of the data section; empty: those in the folder
@@ -56,10 +54,7 @@ class SuggestRequest:
 
 
 def suggest_for_folder(request: SuggestRequest, emit: Emit) -> tuple[Suggestion, list[str]]:
-    """Write a recipe for a folder; class folders without lists get lists beside it.
-
-    Returns the recipe, and lines that describe new lists.
-    """
+    """Write a recipe for a folder; returns it, and lines about new lists, which class folders get."""
     on_cpu = request.device == "cpu"
     # Before the videos are read: a mistake in --init is found at once.
     start = None if request.init is None else read_weight_settings(request.init, on_cpu=on_cpu)

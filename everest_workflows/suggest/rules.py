@@ -161,9 +161,6 @@ def choose_values(
     """The values that depend on the data and on a device of `DEVICE_VALUES`, in the order of the sections.
 
     Stages that are not in `max_steps` have as many steps as the data set needs.
-
-    Args:
-        size: of the model; None: the largest that the device trains in hours.
     """
     device = DEVICE_VALUES[device_name]
     if size is not None:

@@ -152,11 +152,7 @@ def suggest_recipe(
     overrides: Sequence[str] = (),
     start: WeightSettings | None = None,
 ) -> Suggestion:
-    """Choose the values of a recipe for these data and a device; see `Suggestion`.
-
-    Args:
-        start: the weights to start from, which determine the clips and the encoder; None: from scratch.
-    """
+    """Choose the values of a recipe for these data and a device; see `Suggestion`."""
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()

@@ -30,21 +30,18 @@ def _clip_seconds(recipe: Recipe, stage: StageName) -> float:
     return speed.step_seconds / speed.batch
 
 
-CLIP_COSTS: Final[dict[Cost, Callable[[Recipe, StageName], float]]] = {
-    "gmacs": _clip_gmacs,
-    "hours": _clip_seconds,
+CLIP_COSTS: Final[dict[Cost, tuple[Callable[[Recipe, StageName], float], str]]] = {
+    "gmacs": (_clip_gmacs, "GMACs of the forward passes in training"),
+    "hours": (_clip_seconds, "time of the training steps on one machine"),
 }
 
 
 def with_equal_cost(request: SweepRequest, cost: Cost) -> SweepRequest:
-    """Give each stage of the variants the epochs or steps with which it costs as much as that of `against`.
-
-    Raises:
-        RecipeError: a variant sets steps where the other sets epochs.
-    """
+    """Give each stage of the variants the epochs or steps with which it costs as much as in `against`."""
     recipes = resolve_variants(request, data=None)
+    measure, meaning = CLIP_COSTS[cost]
     costs = {
-        (variant.name, stage): CLIP_COSTS[cost](recipes[variant.name], stage)
+        (variant.name, stage): measure(recipes[variant.name], stage)
         for variant in request.variants
         for stage in STAGES
         if stage in variant.stages
@@ -54,27 +51,18 @@ def with_equal_cost(request: SweepRequest, cost: Cost) -> SweepRequest:
     for variant in request.variants:
         lengths = {}
         for stage in STAGES if variant.name != request.against else ():
-            if {
-                (variant.name, stage),
-                (request.against, stage),
-            } - costs.keys():  # one of them has no such stage
-                continue
-            ratio = costs[request.against, stage] / costs[variant.name, stage]
-            key, length = _equal_length(reference, recipes[variant.name], stage, ratio)
-            lengths[f"{stage}.{key}"] = length
+            if {(variant.name, stage), (request.against, stage)} <= costs.keys():  # both have the stage
+                ratio = costs[request.against, stage] / costs[variant.name, stage]
+                key, length = _equal_length(reference, recipes[variant.name], stage, ratio)
+                lengths[f"{stage}.{key}"] = length
         variants.append(replace(variant, overrides=variant.overrides | lengths))
-    measure = {
-        "gmacs": "GMACs of the forward passes in training",
-        "hours": "time of the training steps on one machine",
-    }[cost]
-    summary = f"{request.summary}; equal {measure}".removeprefix("; ")
+    summary = f"{request.summary}; equal {meaning}".removeprefix("; ")
     return replace(request, variants=tuple(variants), summary=summary)
 
 
 def _equal_length(reference: Recipe, recipe: Recipe, stage: StageName, ratio: float) -> tuple[str, int]:
     """The key and the value of the length of a stage whose clips cost 1 / `ratio` of the reference's."""
-    sections = ((each.pretrain if stage == "pretrain" else each.finetune) for each in (reference, recipe))
-    of_reference, own = sections
+    of_reference, own = (getattr(each, stage) for each in (reference, recipe))
     if of_reference.epochs is not None and own.epochs is not None:
         return "epochs", max(1, round(of_reference.epochs * ratio))
     if of_reference.steps is not None and own.steps is not None:

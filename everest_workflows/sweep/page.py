@@ -13,13 +13,7 @@ from everest_workflows.sweep.table import format_cell, without_empty_columns
 def summarize_sweep(
     documents: Sequence[Mapping[str, Any]], table: Sequence[Sequence[str]], notes: Sequence[str]
 ) -> Summary:
-    """What the page of a sweep shows.
-
-    Args:
-        documents: of each metric, with its `figure`; the first one gives the answer.
-        table: of `make_report_table`.
-        notes: of `list_report_notes`.
-    """
+    """What the page of a sweep shows; the first of the documents, which have a `figure`, gives the answer."""
     document = documents[0]
     measured = [variant for variant in document["variants"] if variant["seeds"]]
     answer = [f"no values of {document['title']} yet"]

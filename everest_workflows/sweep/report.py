@@ -181,7 +181,6 @@ def _compare_videos(
 
 
 def _average(numbers: Iterable[float | None]) -> float | None:
-    """The mean of the known numbers; None if there are none."""
     known = [number for number in numbers if number is not None]
     return sum(known) / len(known) if known else None
 
@@ -221,9 +220,8 @@ def list_report_notes(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _describe_videos(differences: Sequence[Json]) -> Iterator[str]:
     """How many test videos and groups a difference has, and what this means for its interval."""
-    for videos, groups in sorted(
-        {(each["videos"], each["groups"]) for each in differences if each["videos"]}
-    ):
+    sizes = {(each["videos"], each["groups"]) for each in differences if each["videos"]}
+    for videos, groups in sorted(sizes):
         text = f"differences over {plural(videos, 'test video')}"
         text += f" of {plural(groups, 'group')}" if groups < videos else ""
         if groups == 1:
@@ -241,9 +239,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
     """
     variants = [variant for variant in document["variants"] if variant["values"]]
     with saved_figure(path, (12, 1.5 + 0.4 * len(variants))) as figure:
-        compared = [
-            (row, variant["difference"]) for row, variant in enumerate(variants) if variant["difference"]
-        ]
+        compared = [(row, each["difference"]) for row, each in enumerate(variants) if each["difference"]]
         panel, *others = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
         for row, variant in enumerate(variants):
             _draw_mean(panel, row, variant)
@@ -257,8 +253,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
             for level in {variant[key] for variant in variants if variant[key] is not None}:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
         names = [
-            f"{escape_dollars(shorten(variant['variant']))}\n{variant['gmacs']:.4g} GMACs"
-            for variant in variants
+            f"{escape_dollars(shorten(each['variant']))}\n{each['gmacs']:.4g} GMACs" for each in variants
         ]
         panel.set_yticks(range(len(variants)), names, fontsize="small")
         panel.set_ylim(len(variants) - 0.5, -0.5)
@@ -269,7 +264,6 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _draw_mean(panel: Axes, row: int, spread: Json) -> None:
-    """Draw a mean with its interval and the values of the seeds."""
     mean, values = spread["mean"], spread["values"]
     low, high = spread["interval"] or (mean, mean)
     panel.plot(values, [row] * len(values), "o", ms=4, mfc="white", color="0.5")

@@ -101,12 +101,9 @@ def read_request(
     stages: str | None = None,
     init: str | None = None,
 ) -> SweepRequest:
-    """Read a sweep file, or a recipe, with the options of the command, which win over the file.
+    """Read a sweep file or a recipe, with the options of the command, which win over the file.
 
-    Args:
-        source: a shipped recipe's name, or the path of a recipe or of a sweep file.
-        overrides: of --set.
-        over: options of --over, whose combinations each variant of a file gets.
+    Each variant of a file gets all combinations of `over`.
     """
     file = recipe = find_recipe(source)
     label, written = "", SweepFile()

@@ -129,13 +129,8 @@ def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[s
             row["view_gmacs"] = done["eval"].view_gmacs if "eval" in done else None
             row["memory_bytes"] = max((part.memory_bytes for part in done.values()), default=0)
             seeds.append({**row, "metrics": metrics, "jobs": [job.name for job in planned]})
-        about = {
-            "variant": variant.name,
-            "overrides": variant.overrides,
-            "stages": list(variant.stages),
-            "init": variant.init,
-        }
-        variants.append({**about, "seeds": seeds})
+        about = {"variant": variant.name, "overrides": variant.overrides, "stages": list(variant.stages)}
+        variants.append({**about, "init": variant.init, "seeds": seeds})
     # The first metric that was measured: where all jobs have finished, if possible of the variant `against`.
     tested = [(variant["variant"], row) for variant in variants for row in variant["seeds"]]
     tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))
@@ -159,23 +154,17 @@ def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[s
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Read `results.json`."""
     if not (folder / RESULTS_FILE).exists():
         raise RecipeError(f"{folder}: no {RESULTS_FILE}; name the folder of `everest sweep`")
     return load_json(folder / RESULTS_FILE, fix=RESULTS_FIX)
 
 
 def is_sweep_folder(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
     return (folder / RESULTS_FILE).is_file()
 
 
 def list_runs(folder: Path, stage: StageName | None) -> list[tuple[str, Path]]:
-    """List the runs of a sweep that have logged a step, by the names of their variants.
-
-    Args:
-        stage: the stage of the runs; None: the last one that trains.
-    """
+    """List the runs of a stage (None: the last one that trains) that have a step, each with its variant."""
     runs = []
     with damage_errors(folder / RESULTS_FILE, fix=RESULTS_FIX):
         for variant in read_results(folder)["variants"]:

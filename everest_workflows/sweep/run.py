@@ -67,8 +67,6 @@ class JobLauncher:
 
 
 class _Running(NamedTuple):
-    """A job and its process."""
-
     job: Job
     process: subprocess.Popen[Any]
     log_start: int  # bytes of the log that earlier calls wrote
@@ -102,9 +100,8 @@ class _Sweep:
                     if job.needs and job.needs.name in self.failures:
                         self.waiting.remove(job)
                         self._record_end(job, f"skipped, because its {job.needs.stage} has failed")
-                free = next(
-                    (slot for slot in range(self.launcher.parallel) if slot not in self.running), None
-                )
+                slots = range(self.launcher.parallel)
+                free = next((slot for slot in slots if slot not in self.running), None)
                 job = next(filter(self._can_start, self.waiting), None)
                 if job is None or free is None or signals.received:
                     time.sleep(0.05)
@@ -116,7 +113,6 @@ class _Sweep:
             raise Stopped(signals.received, f"stopped: {done}; the same command resumes")
 
     def write(self) -> dict[str, Any]:
-        """Write `results.json`; returns its document."""
         document = collect(self.plan, self.rows, self.failures)
         write_text(self.folder / RESULTS_FILE, json_text(document, indent=2))
         return document
@@ -171,7 +167,6 @@ class _Sweep:
         return None
 
     def _record_end(self, job: Job, error: str | None) -> None:
-        """Record and report the end of a job."""
         if error is not None:
             self.failures[job.name] = error
         text = error or "finished"
@@ -193,7 +188,9 @@ def run_sweep(plan: SweepJobs, folder: Path, launcher: JobLauncher, emit: Emit) 
     check_folder(folder)
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, message=busy):
-        write_text(folder / PLAN_FILE, write_yaml(plan.dump()))  # jobs are recognized by their settings
+        write_text(
+            folder / PLAN_FILE, write_yaml(replace(plan.request, variants=plan.variants).dump())
+        )  # jobs are recognized by their settings
         jobs = plan.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
         waiting = [job for name, job in jobs.items() if name not in rows]

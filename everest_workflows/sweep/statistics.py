@@ -44,11 +44,7 @@ class Spread(NamedTuple):
 
 
 def find_spread(
-    values: Sequence[float],
-    *,
-    scale: float | None = None,
-    metric: str = "",
-    is_difference: bool = False,
+    values: Sequence[float], *, scale: float | None = None, metric: str = "", is_difference: bool = False
 ) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
@@ -119,19 +115,14 @@ class SampledDifference(NamedTuple):
 def bootstrap_difference(
     pairs: Sequence[tuple[Outcomes, Outcomes]], *, metric: str = ""
 ) -> SampledDifference:
-    """The 95 % interval of the mean difference over groups and seeds.
+    """The 95 % interval of the mean difference over groups and seeds, from `read_outcomes` of both variants.
 
     Of few groups it is wider, as in everest.metrics.intervals.
-
-    Args:
-        pairs: the outcomes of both variants at each seed; see `read_outcomes`.
     """
     videos = sorted(set.intersection(*(set(each) for pair in pairs for each in pair))) if pairs else []
     if not videos:
         return SampledDifference()
-    gains = np.array(
-        [[first[video] - second[video] for video in videos] for first, second in pairs]
-    )  # (N, V)
+    gains = np.array([[first[key] - second[key] for key in videos] for first, second in pairs])  # (N, V)
     _, starts = np.unique([group for group, _ in videos], return_index=True)  # (G,); videos are sorted
     num_seeds, num_groups = len(pairs), len(starts)
     if num_groups == 1 or not np.ptp(gains):

@@ -64,14 +64,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Its path in the folder of a sweep."""
         return f"{self.stage}/{self.key}"
 
     @property
     def steps(self) -> int | None:
         """The steps of a training stage whose recipe sets them."""
-        sections = {"pretrain": self.recipe.pretrain, "finetune": self.recipe.finetune}
-        return sections[self.stage].steps if self.stage in STAGES else None
+        return getattr(self.recipe, self.stage).steps if self.stage in STAGES else None
 
     def file(self, folder: Path, ending: str) -> Path:
         """A file next to the run: its recipe (yaml), messages (log), evaluation (json) or videos (csv)."""
@@ -110,12 +108,7 @@ class SweepJobs:
         )
         return {job.name: job for job in ordered}
 
-    def dump(self) -> dict[str, Any]:
-        """A sweep file that gives the same jobs, without the folder of videos."""
-        return replace(self.request, variants=self.variants).dump()
-
     def users(self, job: Job) -> list[str]:
-        """The names of the variants that need a job."""
         return [
             variant.name
             for variant in self.variants
@@ -161,8 +154,6 @@ def _plan_jobs(variant: Variant, recipe: Recipe, seed: int, init: str) -> tuple[
 
 
 def resolve_variants(request: SweepRequest, *, data: str | None) -> dict[str, Recipe]:
-    """The recipe of each variant by its name."""
-
     def resolve(overrides: Mapping[str, Any]) -> Recipe:
         changes = [*request.overrides, *as_overrides(overrides)]
         if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
@@ -213,11 +204,8 @@ def _check_inputs(recipe: Recipe, stage: SweepStage) -> None:
 
 
 def _select_stage_settings(stage: SweepStage, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
-    """The settings that identify the job of a stage, without those of the stages before it.
-
-    Args:
-        own_root: whether the variant sets its own folder of videos; the common folder may be moved.
-    """
+    """The settings that identify the job of a stage, without those of the stages before it."""
+    # The common folder of videos may be moved, not that of a variant.
     exempt = RESUME_MAY_CHANGE - {"data.root"} if own_root else RESUME_MAY_CHANGE
     ignored = _KEYS_IGNORED[stage]
     if stage == "pretrain" and recipe.data.pretrain is not None:

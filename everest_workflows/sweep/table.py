@@ -49,7 +49,6 @@ def make_report_table(*documents: Mapping[str, Any]) -> Iterator[tuple[str, ...]
 
 
 def _format_metric(document: Mapping[str, Any], variant: Mapping[str, Any]) -> list[str]:
-    """The cells of a variant for a metric."""
     digits = ".1f" if document["percent"] else ".4g"
     difference = variant["difference"] or {}
     return [
@@ -79,10 +78,7 @@ def format_rows(rows: Sequence[Sequence[str]], kind: str, notes: Sequence[str] =
     For LaTeX (with booktabs), the costs are a table of their own, and the notes are the caption.
     """
     if kind == "latex":
-        results, costs = (
-            [row[:-NUM_COSTS] for row in rows],
-            [(row[0], *row[-NUM_COSTS:]) for row in rows],
-        )
+        results, costs = [row[:-NUM_COSTS] for row in rows], [(row[0], *row[-NUM_COSTS:]) for row in rows]
         tables = [results, *([costs] if len(without_empty_columns(costs)[0]) > 1 else [])]
         tabulars = "\n\n\\medskip\n".join(map(_format_tabular, tables))
         text = _escape_latex("; ".join(note.rstrip(".") for note in notes if note))

@@ -34,8 +34,6 @@ NEXT_COMMANDS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The options of `everest export`."""
-
     to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...)
     out: Path = option("--output -o D", "The folder, or the .onnx file.", ...)
     keep: float | None = o.KEEP
@@ -47,7 +45,6 @@ class ExportOptions:
 
     @property
     def card_file(self) -> Path:
-        """The path of the model card of an ONNX file."""
         return self.out.with_name(f"{self.out.name}.CARD.md")
 
     def check(self) -> None:

@@ -202,25 +202,15 @@ def visualize_mask(
     elif checkpoint is not None:
         settings = MaskSettings.of_checkpoint(open_model(checkpoint))
     settings = settings.with_clip(frames=frames, stride=stride, side=size)
-    names = (
-        [name if ":" in name else name.replace("_", "-") for name in map(str.strip, strategy.split(","))]
-        if strategy
-        else []
-    )
+    texts = map(str.strip, strategy.split(",")) if strategy else ()
+    names = [name if ":" in name else name.replace("_", "-") for name in texts]
     ratios = () if keep is None else read_keep_ratios(keep)
     strategies = settings.list_strategies(names, ratios, compare=compare)
     paths = find_videos(videos)
     refuse({f"--output {out}: a file for {len(paths)} videos; name a folder": is_file and len(paths) > 1})
     refuse_same_stems(paths)
-    draw = partial(
-        settings.draw,
-        strategies=strategies,
-        out=out,
-        is_file=is_file,
-        read=paths,
-        overwrite=overwrite,
-        seed=seed,
-    )
+    files: dict[str, Any] = {"out": out, "is_file": is_file, "read": paths, "overwrite": overwrite}
+    draw = partial(settings.draw, strategies=strategies, seed=seed, **files)
     figures: list[list[dict[str, Any]]] = []
     for _, rows in _read_each(paths, draw):
         figures.append(rows)

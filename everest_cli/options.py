@@ -192,11 +192,8 @@ def read_keep_ratios(text: str) -> tuple[float, ...]:
     fractions: tuple[float, ...] = ()
     with suppress(ValueError):
         fractions = tuple(float(part) for part in text.split(","))
-    if (
-        not fractions
-        or not all(0 < fraction <= 1 for fraction in fractions)
-        or len(set(fractions)) < len(fractions)
-    ):
+    are_fractions = all(0 < fraction <= 1 for fraction in fractions)
+    if not fractions or not are_fractions or len(set(fractions)) < len(fractions):
         raise RecipeError(
             f"--keep {text}: give keep ratios above 0 and at most 1, each once, such as 0.5,0.25"
         )

@@ -63,7 +63,6 @@ def exit_if_failed(failed: object) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print a JSON document on stdout."""
     typer.echo(json_text(document, indent=2))
 
 

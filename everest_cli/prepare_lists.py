@@ -286,7 +286,6 @@ def convert_annotations(
 def _compare_observers(
     files: Sequence[Path], paths: Sequence[str], people: BoutFilter, fps: float | None
 ) -> dict[str, Any]:
-    """Return the document of --agreement --json."""
     from everest_workflows.annotations.codings import read_codings
     from everest_workflows.annotations.matching import check_lengths
     from everest_workflows.recordings.agreement import bouts_by_observer, measure_agreement

@@ -24,8 +24,6 @@ MB, GB = 1e6, 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOptions:
-    """The options of `everest profile`."""
-
     backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
     recipe: str = option(
         "--recipe -r R", "A shipped recipe, or a YAML file.", "k400", callback=o.refuse_sweep
@@ -53,11 +51,9 @@ class ProfileOptions:
 
     @property
     def is_measured(self) -> bool:
-        """Whether steps are timed on this machine."""
         return self.measure or self.data is not None or self.videos is not None
 
     def check(self) -> None:
-        """Raise RecipeError for options that do not fit together."""
         measures = self.is_measured or self.latency
         refuse(
             {

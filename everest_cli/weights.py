@@ -54,7 +54,6 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
 
 
 def list_commands(weights: PublicWeights) -> list[str]:
-    """The commands to start with."""
     partial = " --partial" if weights.gives == "encoder" else ""
     convert = f"everest convert {weights.name} --output {weights.source}{partial}"
     start = [*([convert] if weights.page else []), f"everest train VIDEOS --init {weights.source}"]
@@ -96,8 +95,6 @@ def show(
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """The options of `everest convert`."""
-
     out: Path | None = option("--output -o F", "The .safetensors file to write.")
     inspect: bool = option("--inspect", "Only identify the checkpoint.", False)
     partial: bool = option("--partial", "Convert what fits; initialize the rest.", False)

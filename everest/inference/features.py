@@ -71,7 +71,6 @@ def extract(
 
     Args:
         batching: with a `window`, each window of a video has a row.
-        overwrite: replace the file, and start again.
     Returns:
         The unreadable videos, each with the reason; of a damaged video, the intact windows have rows.
         None in a process other than the main one.
@@ -126,14 +125,8 @@ def _add_features(store: Parts, job: LongJob, level: str) -> _Rows | None:
     if job.batching.window is None:
         joined = add_rows(store, model, samples, model.features, make_row, job.batching)
     else:
-        joined = add_window_rows(
-            store,
-            model,
-            samples,
-            PieceModel.of_features(model),
-            lambda _, views: make_row(views),
-            job.batching,
-        )
+        pieces = PieceModel.of_features(model)
+        joined = add_window_rows(store, model, samples, pieces, lambda _, x: make_row(x), job.batching)
     if joined is None:
         return None
     pairs = zip(samples, joined.results, strict=True)

@@ -91,7 +91,6 @@ class LongJob:
 
     @property
     def rows_folder(self) -> Path | None:
-        """The folder of the rows."""
         return self.output and self.output.with_name(f"{self.output.name}.parts")
 
     def may_replace(self) -> bool:
@@ -111,7 +110,6 @@ class LongJob:
 
     @contextmanager
     def open(self) -> Iterator[Parts]:
-        """Open the rows of this job."""
         processes = self.processes
         with ExitStack() as stack:
             folder = self.rows_folder or Path(
@@ -189,11 +187,7 @@ def _compute_units(
     batching: Batching,
     done: int,
 ) -> Iterator[list[ViewTensors | Unreadable]]:
-    """Yield the values of the views of the segments that units lack, batch by batch.
-
-    Args:
-        done: the number of samples of earlier calls, for the progress.
-    """
+    """Yield the values of the views of the segments that units lack, batch by batch, after `done` samples."""
     size = ListSize.of(samples)
     for unit, indices in units.items():
         segments = [samples[index] for index in indices]
@@ -217,10 +211,7 @@ def add_window_rows(
 ) -> JoinedParts | None:
     """Add the rows of the windows that a folder of parts lacks; a unit is a video. See `add_rows`.
 
-    A row also has the start and the end of its window, in seconds.
-
-    Args:
-        make_video_tensors: makes further tensors of a video that has a row.
+    A row also has the start and the end of its window, in seconds; a video with rows, `make_video_tensors`.
     """
     completed, num_windows = store.progress()
     if completed or num_windows:
@@ -253,8 +244,7 @@ def _join(
 ) -> JoinedParts | None:
     """Join the parts of all processes; report the problems that others met: not those of `known` samples.
 
-    Args:
-        is_one_each: whether a unit has one result of each of its samples, instead of all results of a sample.
+    A unit has all results of a sample; or, with `is_one_each`, one result of each of its samples.
     """
     joined = store.joined()
     if joined is None:

@@ -90,7 +90,6 @@ class OpenedModel:
             kind: the kind of model to accept; see `open_model`.
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recover_recipe.
             views: clips and crops of a video; None: as in the evaluation of the recipe.
-            cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
         """
         if file.suffix == ONNX_SUFFIX and kind == "classifier":
@@ -234,10 +233,7 @@ class OpenedModel:
 
     @torch.inference_mode()
     def features(self, clips: Tensor) -> dict[str, Tensor]:
-        """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite.
-
-        A model without tokens has `pooled` alone.
-        """
+        """Map (B, C, T, H, W) uint8 to Features (or to `pooled` alone), finite float32 on the CPU."""
         module, frames = self.module, self.normalize(clips)
         with self.runtime.autocast():
             if isinstance(module, Transformer):

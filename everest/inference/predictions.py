@@ -40,7 +40,6 @@ def open_predictions(
     Args:
         top: number of classes; None: 5, and all other present classes of a multi-label head.
         output: the file that the block writes; see `LongJob`.
-        overwrite: replace the file, and start again.
     Yields:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
         `list_predictions` for the predictions of other tasks. With several heads `heads` has such a list for

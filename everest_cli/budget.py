@@ -18,7 +18,8 @@ from everest_cli.bout_files import check_outputs
 from everest_cli.budget_text import list_notes, print_budget, print_plan
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json, say
-from everest_cli.timeline import RuleOptions, group_recordings
+from everest_cli.timeline import RuleOptions
+from everest_workflows.recordings.groups import group_recordings
 
 if TYPE_CHECKING:
     from everest_workflows.recordings.budget_files import CheckedList, Footage

@@ -17,7 +17,6 @@ from everest_cli.model_options import ModelOptions
 from everest_cli.options import argument, option
 from everest_cli.output import Display, exit_if_failed, hint
 from everest_cli.timeline_text import format_alarms, format_bouts, format_scores
-from everest_workflows.recordings.groups import group_recordings as group_recordings
 from everest_workflows.recordings.groups import suggest_budget
 
 if TYPE_CHECKING:

@@ -268,33 +268,27 @@ class RecomputedLinear(nn.Linear):
         bias: Tensor | None = None,
         num_queries: int | None = None,
     ) -> Tensor:
-        """Map the input (..., C) to (..., P); see `recomputed_linear`.
+        """Map the input (..., C) to (..., P).
 
         Args:
             bias: (P,), in place of the layer's own.
+            num_queries: of a layer from (B, K, D) to queries, keys and values (B, K, 3 D): the number L of
+                last tokens that have queries. Other queries are zero, at no cost. None: all tokens have them.
         """
-        return recomputed_linear(input, self.weight, self.bias if bias is None else bias, origin, num_queries)
-
-
-def recomputed_linear(
-    x: Tensor, weight: Tensor, bias: Tensor, origin: Origin | None, num_queries: int | None = None
-) -> Tensor:
-    """`F.linear`, which stores the tensor of the origin instead of x.
-
-    Args:
-        num_queries: of a layer from (B, K, D) to queries, keys and values (B, K, 3 D): the number L of last
-            tokens that have queries. Other queries are zero, at no cost. None: all tokens have queries.
-    """
-    if num_queries is not None:
-        widths = [x.size(-1), 2 * x.size(-1)]  # D, 2 D
-        (of_queries, of_others), (bias, other_bias) = weight.split(widths), bias.split(widths)
+        weight, bias = self.weight, self.bias if bias is None else bias
+        if num_queries is None:
+            return recomputed_linear(input, weight, bias, origin)
+        widths = [input.size(-1), 2 * input.size(-1)]  # D, 2 D
+        (q_weight, kv_weight), (q_bias, kv_bias) = weight.split(widths), bias.split(widths)
         last = origin and Origin(last_tokens(origin.tensor, num_queries), origin.function)
-        queries = recomputed_linear(last_tokens(x, num_queries), of_queries, bias, last)  # (B, L, D)
-        queries = F.pad(queries, (0, 0, x.size(1) - num_queries, 0))  # (B, K, D)
-        return torch.cat([queries, recomputed_linear(x, of_others, other_bias, origin)], dim=-1)
-    if origin is None:
-        return F.linear(x, weight, bias)
-    return _LinearOfOrigin.apply(x, weight, bias, *origin)
+        queries = recomputed_linear(last_tokens(input, num_queries), q_weight, q_bias, last)  # (B, L, D)
+        queries = F.pad(queries, (0, 0, input.size(1) - num_queries, 0))  # (B, K, D)
+        return torch.cat([queries, recomputed_linear(input, kv_weight, kv_bias, origin)], dim=-1)
+
+
+def recomputed_linear(x: Tensor, weight: Tensor, bias: Tensor, origin: Origin | None) -> Tensor:
+    """`F.linear`, which stores the tensor of the origin, if it is given, instead of x."""
+    return F.linear(x, weight, bias) if origin is None else _LinearOfOrigin.apply(x, weight, bias, *origin)
 
 
 class _LinearOfOrigin(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.models.block import Origin, recomputed_linear
+from everest.models.block import RecomputedLinear
 from everest.models.classifier import VideoClassifier
 from everest.models.vit import Encoder
 from everest.system.compute import full_precision
@@ -90,15 +90,7 @@ class LowRank(nn.Module):
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
-    def forward(
-        self,
-        x: Tensor,
-        origin: Origin | None = None,
-        bias: Tensor | None = None,
-        num_queries: int | None = None,
-    ) -> Tensor:
-        """As of a `RecomputedLinear`."""
-        return recomputed_linear(x, self.weight, self.bias if bias is None else bias, origin, num_queries)
+    forward = RecomputedLinear.forward  # which reads `weight` and `bias`
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -182,9 +182,22 @@ class MaskedAutoencoder(PretrainingModel):
         Raises:
             ValueError: invalid clips, selection or shapes, or `selection` with `importance`.
         """
-        check_inputs(self.encoder.grid, frames.size(0), noise=noise, values=values)
+        grid, batch = self.encoder.grid, frames.size(0)
+        check_inputs(grid, batch, noise=noise, values=values)
+        if selection is not None and importance is not None:
+            raise ValueError("importance has no effect on a given selection; leave one of them out")
         noise = self.new_noise(frames) if noise is None else noise
-        clips, x, selection = self.choose(frames, noise, selection, importance)
+        clip_noise, clips = self.noise_layout.split(noise), frames
+        are_clips = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
+        if selection is None and not are_clips:
+            clips, importance = self.sample_clips(frames, clip_noise.time_indices, importance)
+        self.encoder.check(clips)
+        x = self.to_input(clips)  # (B, C, T, H, W)
+        if selection is None:
+            selection = self.select_tokens(x, clip_noise.tokens, importance=importance)
+        else:
+            selection.check(grid, batch)
+
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, E)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         target = self.target_values(clips, x, selection.predicted, values)  # (B, M, P)
@@ -199,33 +212,6 @@ class MaskedAutoencoder(PretrainingModel):
             frames=clips,
         )
 
-    def choose(
-        self, frames: Tensor, noise: Tensor, selection: TokenSelection | None, importance: Tensor | None
-    ) -> tuple[Tensor, Tensor, TokenSelection]:
-        """Choose clips (B, C, T, H, W) from candidates, and tokens from the encoder's input for these clips.
-
-        Args:
-            frames, noise, selection, importance: as in `forward`.
-        Returns:
-            The clips, the encoder's input (B, C, T, H, W), and the selection.
-        """
-        grid, batch = self.encoder.grid, frames.size(0)
-        if selection is not None:
-            if importance is not None:
-                raise ValueError("importance has no effect on a given selection; leave one of them out")
-            self.encoder.check(frames)
-            selection.check(grid, batch)
-            return frames, self.to_input(frames), selection
-        clip_noise = self.noise_layout.split(noise)
-        is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        given = grid if is_clip else self.noise_layout.candidates
-        self.encoder.check(frames, given)
-        check_inputs(given, batch, importance=importance)
-        if not is_clip:
-            frames, importance = self.sample_clips(frames, clip_noise.time_indices, importance)
-        x = self.to_input(frames)
-        return frames, x, self.select_tokens(x, clip_noise.tokens, importance=importance)
-
     def sample_clips(
         self, frames: Tensor, noise: Tensor, importance: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
@@ -238,12 +224,14 @@ class MaskedAutoencoder(PretrainingModel):
         Returns:
             The clips (B, C, T, H, W), and the importance (B, N) of their tokens; None: it is measured again.
         """
+        candidates = self.noise_layout.candidates
+        self.encoder.check(frames, candidates)
+        check_inputs(candidates, frames.size(0), importance=importance)
         assert isinstance(self.strategy, TopK)
         if importance is None:
             x = self.to_input(frames)
             importance = measure_importance(self.strategy, x, self.embedding, self.scorer)
             assert importance is not None
-        candidates = self.noise_layout.candidates
         counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
         sampled = sample_time_indices(counts, noise, self.encoder.grid.t)  # (B, t)
         index = sampled[:, None, :, None, None, None]  # of (B, C, S, frames of a time index, H, W)

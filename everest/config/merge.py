@@ -3,14 +3,15 @@
 The layers, from the bottom: the defaults of everest.config.settings, the bases of a recipe, the recipe,
 `--set`. The `by_backbone` values of a layer are a layer directly above it. A later layer wins. A layer that
 chooses a variant of a section (SECTION_VARIANTS) replaces what files below it wrote for another variant,
-apart from settings that both variants share.
+apart from settings that both variants inherit from a common base class.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
+from inspect import get_annotations
 from typing import Any, Final, NamedTuple
 
 from everest.config.model_settings import BACKBONES
@@ -73,12 +74,6 @@ def _defaults(settings: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
     return _leaves(json.loads(json.dumps(asdict(settings))), path)
 
 
-def _fields(section: KeyPath, variant: Any) -> Mapping[str, Field[Any]]:
-    """The fields of a variant, the same objects in variants that share them; none if it is not shipped."""
-    cls = SECTION_VARIANTS[section].classes.get(variant) if isinstance(variant, str) else None
-    return {} if cls is None else cls.__dataclass_fields__  # type: ignore[attr-defined]
-
-
 _RECIPE_DEFAULTS: Final = _defaults(Recipe(name=""))
 DEFAULTS_BY_KEY: Final = {  # with sections that the default recipe lacks
     **_defaults(TokenizerSettings(), ("tokenizer",)),
@@ -102,8 +97,6 @@ class MergedRecipe:
     label: str  # the requested recipe
     written: dict[KeyPath, WrittenValue]  # no key is inside another one
     problems: list[str] = field(default_factory=list)
-    # By layer (-1: the defaults) and section: the variant that the values of the layer are written for.
-    variants: dict[int, dict[KeyPath, Any]] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, Any]:
@@ -136,22 +129,14 @@ class MergedRecipe:
             return _location(self.label, key)
         return _location(last.label, last.key[: len(last.key) - len(inner) + len(key)])
 
-    def add(self, layer: Mapping[KeyPath, WrittenValue], number: int) -> None:
-        """Write the values of layer `number` over those of the layers below it."""
-        for key, written in layer.items():
-            if key[:2] == HEADS_KEY != key:  # a head; the others stay
-                heads = self.at(HEADS_KEY).value
-                value = (heads if isinstance(heads, dict) else {}) | {key[2]: written.value}
-                self._write(HEADS_KEY, written._replace(value=value, key=HEADS_KEY))
-            elif key in HYPHENATED_KEYS and not is_import_path(written.value):
-                self._write(key, written._replace(value=with_hyphens(written.value)))
-            else:
-                self._write(key, written)
-        variants = SECTION_VARIANTS.items()
-        self.variants[number] = {section: self.at((*section, each.tag)).value for section, each in variants}
-
-    def _write(self, key: KeyPath, written: WrittenValue) -> None:
+    def write(self, key: KeyPath, written: WrittenValue) -> None:
         """Set `key`, replacing its earlier value and any value that contains it or lies inside it."""
+        if key[:2] == HEADS_KEY != key:  # a head; the others stay
+            heads = self.at(HEADS_KEY).value
+            value = (heads if isinstance(heads, dict) else {}) | {key[2]: written.value}
+            key, written = HEADS_KEY, written._replace(value=value, key=HEADS_KEY)
+        elif key in HYPHENATED_KEYS and not is_import_path(written.value):
+            written = written._replace(value=with_hyphens(written.value))
         below = self.inside(key)
         is_section = below and key not in below
         if is_section and (written.value == {} or (written.value is None and len(key) == 1)):
@@ -160,83 +145,23 @@ class MergedRecipe:
             self.written.pop(each, None)
         self.written[key] = written
 
-    def choose_variants(self) -> None:
-        """Keep what the chosen variant of each section has, and fill in the defaults of inner sections."""
-        for section, variants in SECTION_VARIANTS.items():
-            tag, inside = (*section, variants.tag), self.inside(section)
-            if section in inside:  # a value in place of the section
-                continue
-            if inside and not self.inside(tag):  # none is chosen: the default
-                self.written[tag] = WrittenValue(next(iter(variants.classes)))
-            chosen = self.at(tag)
-            for key in inside.keys() - {tag}:
-                if self._is_of_other_variants(key, section, chosen):
-                    del self.written[key]
-            fields = _fields(section, chosen.value)
-            for inner in SECTION_VARIANTS:
-                if inner[:-1] == section and inner[-1] in fields:
-                    self._fill_in(inner, fields[inner[-1]].default_factory)
-
-    def _is_of_other_variants(self, key: KeyPath, section: KeyPath, chosen: WrittenValue) -> bool:
-        """Whether a key of a section is to be dropped, because it belongs to variants that are not chosen.
-
-        If a recipe chooses the strategy `random`, and its base wrote a `mask_ratio` for `tube`, the key is
-        dropped unless both variants share the field. Keys that the chosen variant lacks, and that the recipe
-        itself writes, are left for validation to refuse, unless they set nothing.
-        """
-        written, name = self.written[key], key[len(section)]
-        fields = _fields(section, chosen.value)
-        if fields and name not in fields and (written.value in (None, {}) or _is_default(key, written)):
-            return True  # a file may list the keys of all variants with their defaults
-        written_for = _fields(section, self.variants[written.layer][section])
-        return written.is_inherited_by(chosen) and written_for.get(name) is not fields.get(name)
-
-    def _fill_in(self, section: KeyPath, factory: Any) -> None:
-        """Write the defaults of a section where nothing is written, unless another variant is chosen."""
-        defaults = {} if factory is MISSING else _defaults(factory(), section)
-        tag = (*section, SECTION_VARIANTS[section].tag)
-        chosen = self.written.get(tag, WrittenValue(defaults.get(tag)))
-        if section not in self.written and chosen.value == defaults.get(tag):
-            for key, value in defaults.items():
-                if not self.inside(key):
-                    self.written[key] = WrittenValue(value)
-
-    def drop_without_effect(self) -> None:
-        """Drop inherited values without effect; values written with the choice, or later, are problems."""
-        for stage in TRAINED_SECTIONS:  # of steps and epochs, the later layer wins
-            steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
-            if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
-                earlier = "epochs" if epochs.layer < steps.layer else "steps"
-                self.written[stage, earlier] = WrittenValue(None)
-        for tag, without_effect in KEYS_WITHOUT_EFFECT.items():
-            chosen = self.at(tag)
-            named = "" if isinstance(chosen.value, dict) else f"={shorten(chosen.value)}"
-            for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
-                written = self.at(key)
-                sets_nothing = written.value is None or _is_default(key, written)
-                if not (sets_nothing or written.is_inherited_by(chosen)):
-                    text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
-                    self.problems.append(f"{self.location(key)}: {text}")
-                self.written.pop(key, None)
-
-
-def _is_default(key: KeyPath, written: WrittenValue) -> bool:
-    """Whether a file only repeats the default of a key."""
-    return written.label != SET_OPTION and written.value == DEFAULTS_BY_KEY.get(key)
-
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> MergedRecipe:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     merged = MergedRecipe(file.label, {key: WrittenValue(value) for key, value in _RECIPE_DEFAULTS.items()})
-    merged.add({("name",): WrittenValue(file.name)}, -1)
-    layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
+    layers: list[tuple[str, dict[KeyPath, Any]]] = [("", {("name",): file.name})]
+    layers += [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     backbones = [values[BACKBONE_KEY] for _, values in layers if BACKBONE_KEY in values]
     backbone = with_hyphens(backbones[-1]) if backbones else _RECIPE_DEFAULTS[BACKBONE_KEY]
-    for number, (label, values) in enumerate(layers):
-        merged.add(_make_layer(number, label, values, backbone, merged.problems), number)
-    merged.choose_variants()
-    merged.drop_without_effect()
+    variants: dict[int, dict[KeyPath, Any]] = {}  # by layer and section: what values are written for
+    for number, (label, values) in enumerate(layers, start=-1):
+        for key, written in _make_layer(number, label, values, backbone, merged.problems).items():
+            merged.write(key, written)
+        of_sections = SECTION_VARIANTS.items()
+        variants[number] = {section: merged.at((*section, each.tag)).value for section, each in of_sections}
+    _choose_variants(merged, variants)
+    _drop_without_effect(merged)
     return merged
 
 
@@ -285,6 +210,78 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
             *outer, name = key
             key, value = tuple(outer), {name: value}
         yield SET_OPTION, _leaves(value, key)
+
+
+def _choose_variants(merged: MergedRecipe, variants: Mapping[int, Mapping[KeyPath, Any]]) -> None:
+    """Keep what the chosen variant of each section has, and fill in the defaults of inner sections.
+
+    If a recipe chooses the strategy `random`, and its base wrote a `mask_ratio` for `tube`, the key is
+    dropped unless both variants inherit it from a common base. Keys that the chosen variant lacks, and that
+    the recipe itself writes, are left for validation to refuse, unless they set nothing.
+    """
+    for section, (tag, classes) in SECTION_VARIANTS.items():
+        inside = merged.inside(section)
+        if section in inside:  # a value in place of the section
+            continue
+        tag_key = (*section, tag)
+        if inside and not merged.inside(tag_key):  # none is chosen: the default
+            merged.written[tag_key] = WrittenValue(next(iter(classes)))
+        chosen = merged.at(tag_key)
+        declared = _declaring_classes(section, chosen.value)
+        for key in inside.keys() - {tag_key}:
+            written, name = merged.written[key], key[len(section)]
+            # A file may list the keys of all variants with their defaults.
+            sets_nothing = written.value in (None, {}) or _is_default(key, written)
+            is_unknown = declared and name not in declared
+            written_for = _declaring_classes(section, variants[written.layer][section])
+            is_of_other = written.is_inherited_by(chosen) and written_for.get(name) != declared.get(name)
+            if is_of_other or (is_unknown and sets_nothing):
+                del merged.written[key]
+        for name, cls in declared.items():
+            if (*section, name) in SECTION_VARIANTS:
+                _fill_in(merged, (*section, name), cls.__dataclass_fields__[name].default_factory)
+
+
+def _declaring_classes(section: KeyPath, variant: Any) -> dict[str, Any]:
+    """By setting of a variant: the class that declares it, its own or a base; none if it is not shipped."""
+    cls = SECTION_VARIANTS[section].classes.get(variant) if isinstance(variant, str) else None
+    classes = () if cls is None else reversed(cls.__mro__)
+    return {name: each for each in classes for name in get_annotations(each)}
+
+
+def _fill_in(merged: MergedRecipe, section: KeyPath, factory: Any) -> None:
+    """Write the defaults of a section where nothing is written, unless another variant is chosen."""
+    defaults = {} if factory is MISSING else _defaults(factory(), section)
+    tag = (*section, SECTION_VARIANTS[section].tag)
+    chosen = merged.written.get(tag, WrittenValue(defaults.get(tag)))
+    if section not in merged.written and chosen.value == defaults.get(tag):
+        for key, value in defaults.items():
+            if not merged.inside(key):
+                merged.written[key] = WrittenValue(value)
+
+
+def _drop_without_effect(merged: MergedRecipe) -> None:
+    """Drop inherited values without effect; values written with the choice, or later, are problems."""
+    for stage in TRAINED_SECTIONS:  # of steps and epochs, the later layer wins
+        steps, epochs = merged.at((stage, "steps")), merged.at((stage, "epochs"))
+        if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
+            earlier = "epochs" if epochs.layer < steps.layer else "steps"
+            merged.written[stage, earlier] = WrittenValue(None)
+    for tag, without_effect in KEYS_WITHOUT_EFFECT.items():
+        chosen = merged.at(tag)
+        named = "" if isinstance(chosen.value, dict) else f"={shorten(chosen.value)}"
+        for key in [(*tag[:-1], name) for name in without_effect(chosen.value)]:
+            written = merged.at(key)
+            sets_nothing = written.value is None or _is_default(key, written)
+            if not (sets_nothing or written.is_inherited_by(chosen)):
+                text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
+                merged.problems.append(f"{merged.location(key)}: {text}")
+            merged.written.pop(key, None)
+
+
+def _is_default(key: KeyPath, written: WrittenValue) -> bool:
+    """Whether a file only repeats the default of a key."""
+    return written.label != SET_OPTION and written.value == DEFAULTS_BY_KEY.get(key)
 
 
 def _location(label: str, key: KeyPath) -> str:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from everest.checkpoints.frozen import find_frozen, open_teacher
 from everest.checkpoints.init import find_init, load_init, read_init, recipe_for_init
 from everest.config.heads import Head
+from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
 from everest.data.randomness import Purpose, seed_at
 from everest.models.pooling import mean_and_change
@@ -132,14 +133,8 @@ def read_clips(rows: list[Row], folder: Path) -> NDArray[np.uint8]:
 def read_recipe(variant: Variant) -> Recipe:
     """The recipe `adapt` of a variant."""
     selection = f"{{strategy: {variant.strategy}, keep_ratio: {variant.keep}, visible_ratio: null}}"
-    return recipe_for_init(
-        "adapt",
-        f"timm:{variant.weights}",
-        data=None,
-        overrides=[f"pretrain.selection={selection}"],
-        output=None,
-        overwrite=False,
-    )
+    init, changes = f"timm:{variant.weights}", [f"pretrain.selection={selection}"]
+    return recipe_for_init(RunOptions(stage="pretrain", recipe_file="adapt", init=init, overrides=changes))
 
 
 def make_student(variant: Variant, seed: int) -> Student:

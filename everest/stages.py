@@ -226,23 +226,11 @@ def _train_stage(
     recipe: str | Path,
     options: dict[str, Any],
     emit: Emit,
-    *,
-    init: str | Path | None,
     **added: Any,
 ) -> Path:
     """Train a stage with the recipe, changed by the options; returns the run folder."""
     known = [field.name for field in fields(StageOptions)]
     for name in options.keys() - {*known}:
         raise unknown_name("option", name, known)
-    given = StageOptions(**options)
-    init = None if init == "none" else init
-    run_options = RunOptions.of(given, stage=stage, recipe_file=str(recipe), init=init, **added)
-    settings = recipe_for_init(
-        str(recipe),
-        init,
-        data=given.data,
-        overrides=given.overrides,
-        output=run_options.output,
-        overwrite=given.overwrite,
-    )
-    return run_stage(settings, run_options, emit).path
+    run_options = RunOptions.of(StageOptions(**options), stage=stage, recipe_file=str(recipe), **added)
+    return run_stage(recipe_for_init(run_options), run_options, emit).path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,33 +48,18 @@ def _train(
     resumes_folder = options.resume not in ("auto", "never")
     problem = "--resume DIR continues in DIR: leave out --output and --overwrite"
     refuse({problem: resumes_folder and (options.output or options.overwrite)})
-    output = Path(options.resume) if resumes_folder else options.output
     if not init:
         raise RecipeError(
             "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
             "timm:NAME=FILE, or `none` to train from scratch"
         )
-    recipe = recipe_for_init(
-        recipe_file,
-        None if init == "none" else init,
-        data=options.data,
-        overrides=options.overrides,
-        output=output,
-        overwrite=options.overwrite,
-    )
-    check = None if init == "none" else partial(_check_init, init, output, overwrite=options.overwrite)
-    on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
+    run_options = RunOptions.of(options, stage=stage, recipe_file=recipe_file, init=init, decoder=decoder)
+    recipe = recipe_for_init(run_options)
+    check = None if run_options.init is None else partial(_check_init, run_options)
+    run_options = replace(run_options, cpu=run_in_each_process(options.gpus, options.processes, check=check))
 
     from everest.stages import run_stage  # imported here, in the processes that train
 
-    run_options = RunOptions.of(
-        options,
-        stage=stage,
-        recipe_file=recipe_file,
-        cpu=on_cpu,
-        init=None if init == "none" else init,
-        decoder=decoder,
-    )
     with Display() as display:
         dry_run = _print_dry_run if options.dry_run else None
         run = run_stage(recipe, run_options, display.emit, dry_run=dry_run)
@@ -85,15 +70,14 @@ def _train(
     return run.path
 
 
-def _check_init(init: str, folder: Path | None, *, overwrite: bool) -> None:
+def _check_init(options: RunOptions) -> None:
     """Check the weights of --init before processes start; of everest's files only the header is read."""
-    from everest.checkpoints.init import check_init, find_init
-    from everest.system.run_folder import RunFolder
+    from everest.checkpoints.init import check_init, init_of_run
 
-    resumed = None if folder is None or overwrite else RunFolder(folder)
     logging.disable(logging.WARNING)  # the main process reports the chosen weights
     try:
-        check_init(find_init(init, output=folder, overwrite=overwrite), resumed=resumed)
+        init, resumed = init_of_run(options)
+        check_init(init, resumed=resumed)
     finally:
         logging.disable(logging.NOTSET)
 

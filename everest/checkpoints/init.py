@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import as_yaml, describe_pixel_mismatch
 from everest.checkpoints.load import clip_shape, find_weights, fit_tensors, is_timm_name, open_encoder
 from everest.config.recipe import load_recipe, recipe_for_run
+from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
 from everest.converters.foreign_checkpoint import find_everest_file
 from everest.errors import CheckpointError, OptionError, shorten
@@ -45,37 +46,33 @@ ENCODER_SETTINGS: Final = (
 )
 
 
-def recipe_for_init(
-    recipe_file: str,
-    init: str | Path | None,
-    *,
-    data: str | None,
-    overrides: Sequence[str] | None,
-    output: Path | None,
-    overwrite: bool,
-) -> Recipe:
-    """Read a recipe with the changes of a run (`recipe_for_run`) and, from image weights, with their encoder.
+def recipe_for_init(options: RunOptions) -> Recipe:
+    """Read the recipe of a run with its changes and, if it starts from image weights, with their encoder.
 
     The recipe of other weights has their encoder, but image weights have none. Attention and decoder stay as
     in the recipe, and frames are cut to whole patches; `overrides` win.
-
-    Args:
-        init: the weights that the run starts from; None: from scratch.
-        output, overwrite: see `find_init`; a resumed run needs no weights.
     """
-    changes = [*(overrides or ())]
-    if init is not None and is_timm_name(name := absolute_name(init)):
-        resumed = None if output is None or overwrite else RunFolder(output)
-        found = find_init(name, output=output, overwrite=overwrite)
+    changes = [*(options.overrides or ())]
+    if options.init is not None and is_timm_name(absolute_name(options.init)):
+        found, resumed = init_of_run(options)
         model = read_init(found, resumed=resumed).saved.model
-        size = load_recipe(recipe_file, overrides=changes, consistent=False).data.frame_size
+        size = load_recipe(options.recipe_file, overrides=changes, consistent=False).data.frame_size
         patches = [
             step * max(1, round(side / step)) for side, step in zip(size, model.tubelet[1:], strict=True)
         ]
         own = {f"model.{key}": getattr(model, key) for key in (*SIZE_SETTINGS, *ENCODER_SETTINGS)}
         own |= {} if patches == [*size] else {"data.size": patches}
         changes = [*(f"{key}={as_yaml(value)}" for key, value in own.items()), *changes]
-    return recipe_for_run(recipe_file, data=data, overrides=changes)
+    return recipe_for_run(options.recipe_file, data=options.data, overrides=changes)
+
+
+def init_of_run(options: RunOptions) -> tuple[InitFile, RunFolder | None]:
+    """The weights of --init, and the folder that the run resumes if there is a run."""
+    assert options.init is not None
+    output, overwrite = options.output, options.overwrite
+    resumed = None if output is None or overwrite else RunFolder(output)
+    found = find_init(options.init, output=output, overwrite=overwrite, decoder=options.decoder)
+    return found, resumed
 
 
 def find_init(

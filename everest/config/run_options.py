@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,14 +54,15 @@ class RunOptions(StageOptions):
 
     @classmethod
     def of(cls, options: StageOptions, **added: Any) -> RunOptions:
-        """The options of a run; `resume` may name its folder, and is `auto` or `never` afterwards."""
+        """The options of a run; `resume` is `auto` or `never` afterwards, and `init` None for "none"."""
         values = {each.name: getattr(options, each.name) for each in fields(StageOptions)}
         values["tracker"] = options.tracker or "none"
         resumes: dict[Any, str] = {True: "auto", False: "never"}
         values["resume"] = resumes.get(options.resume, options.resume)
         if values["resume"] not in ("auto", "never"):
             values |= {"output": Path(options.resume), "resume": "auto", "must_exist": True}
-        return cls(**values | added)
+        run_options = cls(**values | added)
+        return replace(run_options, init=None) if run_options.init == "none" else run_options
 
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, else runs/STAGE/RECIPE-TIME, numbered if that exists already."""

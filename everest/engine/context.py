@@ -92,12 +92,10 @@ def run_context(options: RunOptions, recipe: Recipe, emit: Emit, rules: FolderRu
         folder = decide_on_main(accelerator, lambda: options.folder(recipe.name))
         options = replace(options, output=folder)
         if options.init is not None:
-            from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
+            from everest.checkpoints.init import init_of_run  # here: it reads weights of other programs, too
 
             with accelerator.main_process_first():  # which downloads what the others then find
-                init_file = find_init(
-                    options.init, output=folder, overwrite=options.overwrite, decoder=options.decoder
-                )
+                init_file, _ = init_of_run(options)
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
         check = FolderCheck(

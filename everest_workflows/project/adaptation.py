@@ -10,6 +10,7 @@ from typing import Any, Final
 from everest import stages
 from everest.checkpoints.init import recipe_for_init
 from everest.config.recipe import recipe_values
+from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
 from everest.profiling.timing import measure_stage
 from everest.system.events import Emit
@@ -25,7 +26,8 @@ MEASURED_CLIPS: Final = 2  # of a timed step; image weights are larger than what
 def measure_adaptation(recipe: Recipe, init: str, overrides: Sequence[str], *, on_cpu: bool) -> StageTime:
     """The steps of the adaptation of a project's weights, and their time at the speed of this machine."""
     changes = _list_changes(recipe, overrides)
-    adapting = recipe_for_init(ADAPT, init, data=None, overrides=changes, output=None, overwrite=False)
+    options = RunOptions(stage="pretrain", recipe_file=ADAPT, init=init, overrides=changes)
+    adapting = recipe_for_init(options)
     speed = measure_stage(adapting, "pretrain", batch=MEASURED_CLIPS, cpu=on_cpu, reads=True)
     section = adapting.pretrain
     assert section.steps is not None

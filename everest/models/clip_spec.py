@@ -159,11 +159,6 @@ class PretrainSpec(ModelSpec):
     camera: NotNegative = 0.0  # weight of the camera task
 
     @property
-    def teacher_in_step(self) -> ModelSpec | None:
-        """The frozen teacher that a training step runs; None: it has none."""
-        return None
-
-    @property
     def noise_layout(self) -> NoiseLayout:
         return NoiseLayout.of(self.grid, camera=self.camera)
 

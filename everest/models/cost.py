@@ -26,6 +26,7 @@ from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
 from everest.models.image_classifier import ImageSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.memory import model_on_meta, run_on_meta
+from everest.models.spec import teacher_in_step
 from everest.models.view_model import ViewSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
@@ -98,7 +99,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
     None if a training step runs neither. They are not included in the model's own count.
     """
-    if isinstance(spec, PretrainSpec) and (teacher := spec.teacher_in_step):
+    if teacher := teacher_in_step(spec):
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if not isinstance(spec, AutoencoderSpec) or spec.tokenizer_in_step is None:
         return None

@@ -29,7 +29,6 @@ from everest.models.vit import Architecture, init_linear_layers
 from everest.tokenizer.spec import TokenizerUse
 
 if TYPE_CHECKING:
-    from everest.models.classifier import EncoderSpec
     from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
 
 
@@ -86,15 +85,6 @@ class AutoencoderSpec(PretrainSpec):
     def tokenizer_in_step(self) -> TokenizerUse | None:
         """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
         return None if self.target.cache is not None else self.tokenizer
-
-    @property
-    def teacher_in_step(self) -> EncoderSpec | None:
-        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
-        if self.teacher is None:
-            return None
-        from everest.models.classifier import EncoderSpec  # most autoencoders have no teacher
-
-        return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:

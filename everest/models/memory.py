@@ -23,10 +23,10 @@ from everest.methods.selection import Strategy
 from everest.methods.targets import mean_squared_error
 from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
-from everest.models.clip_spec import ModelSpec, PretrainSpec
+from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
-from everest.models.spec import Transformer
+from everest.models.spec import Transformer, teacher_in_step
 from everest.models.student import Student
 from everest.system.compute import peak_bytes
 from everest.tokenizer.spec import TokenizerSpec
@@ -65,7 +65,7 @@ def training_bytes(
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
     else:
         taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
-        teacher = spec.teacher_in_step if isinstance(spec, PretrainSpec) else None
+        teacher = teacher_in_step(spec)
         if teacher is not None:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * bytes_per_clip(teacher, bytes_per_value, trains=False)
     _training_bytes[key] = taken
@@ -111,7 +111,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
     model saves for the backward pass is alive. 0 if a step runs neither.
     """
-    if isinstance(spec, PretrainSpec) and (teacher := spec.teacher_in_step):
+    if teacher := teacher_in_step(spec):
         return WEIGHT_BYTES * count_weights(teacher).total
     if not isinstance(spec, AutoencoderSpec) or spec.tokenizer_in_step is None:
         return 0

@@ -39,6 +39,13 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
     return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
 
 
+def teacher_in_step(spec: object) -> EncoderSpec | None:
+    """The frozen teacher that a training step runs, perhaps in several windows of a clip; None: none."""
+    if not isinstance(spec, AutoencoderSpec | StudentSpec) or spec.teacher is None:
+        return None
+    return EncoderSpec.from_settings(spec.teacher.settings, source=Path(spec.teacher.name))
+
+
 class FrozenNetworks(NamedTuple):
     """The frozen networks that a model is pre-trained with (everest.checkpoints.frozen)."""
 

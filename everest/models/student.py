@@ -10,8 +10,6 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +21,6 @@ from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.clip_spec import PretrainSpec
 from everest.models.vit import init_linear_layers
 
-if TYPE_CHECKING:
-    from everest.models.classifier import EncoderSpec
-
 Teacher = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W), the features (B, N, D) of all tokens
 
 
@@ -35,12 +30,6 @@ class StudentSpec(PretrainSpec):
 
     target: FeatureTargets
     teacher: TeacherUse
-
-    @property
-    def teacher_in_step(self) -> EncoderSpec:
-        from everest.models.classifier import EncoderSpec  # as in AutoencoderSpec
-
-        return EncoderSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
 
     def build(self, teacher: Teacher | None = None) -> Student:
         """Build the model; without a `teacher` its features are not computed."""

@@ -16,7 +16,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.methods.targets import FeatureTargets
 from everest.models.cost import count_macs
-from everest.models.spec import pretrain_spec
+from everest.models.spec import pretrain_spec, teacher_in_step
 from everest.video.pixels import IMAGENET, normalize
 
 
@@ -129,7 +129,7 @@ def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, teacher: Path,
 
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
-    spec = pretrain_spec(taught(recipe, teacher), find_frozen(taught(recipe, teacher))).teacher_in_step
+    spec = teacher_in_step(pretrain_spec(taught(recipe, teacher), find_frozen(taught(recipe, teacher))))
     assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
     assert stage["model_state"]["teacher"] == 4 * sum(
         tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")

@@ -7,7 +7,7 @@ tables with the paper's own values were not available; every value without a mar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import log2, prod
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -22,11 +22,10 @@ MAX_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
 Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MAX_CODE_BITS)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@settings
 class TokenizerConfig:
     """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
     stem: tuple[v.Length, v.Length]  # stride of the first convolution in frames and pixels; (1, 1): none
     channels: v.Length = 64  # channels of the first level
     multipliers: Annotated[tuple[v.Length, ...], Field(min_length=1)]  # factors of `channels`, one per level
@@ -94,11 +93,10 @@ TOKENIZERS: Final[dict[TokenizerSize, TokenizerConfig]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenizerArchitecture:
     """The settings that a tokenizer is built from (everest.tokenizer.spec)."""
 
-    __pydantic_config__ = {"extra": "forbid", "allow_inf_nan": False}  # noqa: RUF012 pydantic's name for it
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
     chunk: v.Length  # frames that are encoded together

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
+from everest.config import run_options
 from everest.errors import RecipeError, shorten
 from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched
@@ -93,8 +94,8 @@ RECIPE = option(
     autocompletion=_complete_recipe,
     callback=refuse_sweep,
 )
-OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
-DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
+OVERRIDES = option(*run_options.OVERRIDES)
+DATA_ROOT = option(*run_options.DATA)
 TEST_DATA = option("--data DIR", "Folder or URL of lists and videos (data.root), or a list to test on.")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
 LOCAL_ROOT = option(
@@ -134,7 +135,7 @@ PROCESSES = option("--processes N", "Number of processes with --gpus cpu.", min=
 # What to write.
 OUTPUT_FILE = option("--output -o F", "Write to this file and print its name.")
 LISTS_FOLDER = option("--output -o DIR", "Folder for the lists [the videos' folder].")
-OVERWRITE = option("--overwrite", "Replace the contents of --output.", False)
+OVERWRITE = option(*run_options.OVERWRITE, False)
 OVERWRITE_FILES = option("--overwrite", "Replace files that exist.", False)
 AS_JSON = option("--json", "Print one JSON document.", False)
 SEED = option("--seed N", "Random seed.", 0, min=0)

@@ -9,31 +9,30 @@ import itertools
 import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from everest.config.values import StageName
 from everest.system.run_folder import DecoderStart
 
+# How commands show options: names with the word for the value, and help.
+DATA: Final = ("--data DIR", "Folder or URL of lists and videos (data.root).")
+OVERRIDES: Final = ("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
+OVERWRITE: Final = ("--overwrite", "Replace the contents of --output.")
 RunStage = StageName | Literal["train-tokenizer"]  # what a run trains, by the name of its command
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageOptions:
-    """The options of `pretrain`, `finetune` and `train-tokenizer`, in commands and in Python.
+    """The options of `pretrain`, `finetune` and `train-tokenizer`, in commands and in Python."""
 
-    Annotated by how commands show them: names with the word for the value, and help.
-    """
-
-    data: Annotated[str | None, ("--data DIR", "Folder or URL of lists and videos (data.root).")] = None
-    overrides: Annotated[
-        list[str] | None, ("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
-    ] = None
+    data: Annotated[str | None, DATA] = None
+    overrides: Annotated[list[str] | None, OVERRIDES] = None
     output: Annotated[Path | None, ("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")] = None
     # Python: True for auto, False for never.
     resume: Annotated[
         str, ("--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.")
     ] = "auto"
-    overwrite: Annotated[bool, ("--overwrite", "Replace the contents of --output.")] = False
+    overwrite: Annotated[bool, OVERWRITE] = False
     tracker: Annotated[
         Literal["none", "tensorboard", "wandb"],
         ("--tracker", "Log curves and images to TensorBoard or W&B (offline)."),

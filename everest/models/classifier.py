@@ -182,10 +182,6 @@ class SelectingModel(TokenModel):
             selection.check(self.encoder.grid, frames.size(0), predicts=False)
         return selection.visible, self.encoder(x, selection.visible)
 
-    def kept_tokens(self, frames: Tensor, keep: float | None = None) -> Tensor:
-        """The ids (B, K) of the tokens that are encoded without noise; `keep` as for `encode_kept`."""
-        return self.encode_kept(frames, keep)[0]
-
     def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 4D).
 

@@ -191,7 +191,7 @@ def test_a_classifier_takes_given_tokens(pooling):
     with torch.no_grad():
         torch.nn.init.normal_(model.head.weight)
         assert torch.equal(model(x, selection=given([list(range(32))] * 2)), model(x, keep=1.0))
-        kept = model.kept_tokens(x, 0.25)  # (2, 8)
+        kept = model.encode_kept(x, 0.25)[0]  # (2, 8)
         chosen = everest.TokenSelection(visible=kept, predicted=kept[:, :0])
         assert torch.equal(model(x, selection=chosen), model(x, keep=0.25))
         few = given([[0, 5, 31], [1, 2, 3]])

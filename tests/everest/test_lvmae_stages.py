@@ -130,7 +130,7 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
     assert json_of("eval", "-c", tmp_path / "run")["videos"] == 4
     model = everest.load_model(tmp_path / "run")
     clip = everest.normalize(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
-    assert model.kept_tokens(clip).tolist() == [list(range(128))]
+    assert model.encode_kept(clip)[0].tolist() == [list(range(128))]
 
 
 @pytest.mark.parametrize(

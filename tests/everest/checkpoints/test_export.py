@@ -194,7 +194,7 @@ def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path
     session = onnx_session(tmp_path / "m.onnx")
     model = everest.load_model(checkpoint)
     with torch.no_grad():
-        expected, ids = model(clips, keep=keep), model.kept_tokens(clips, keep)
+        expected, ids = model(clips, keep=keep), model.encode_kept(clips, keep)[0]
     for batch in (clips[:1], clips):
         logits, kept = session.run(["logits", "kept"], {"frames": batch.numpy()})
         assert (kept == ids[: len(batch)].numpy()).all()
@@ -250,7 +250,7 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
 def test_a_classifier_trained_on_tubes_keeps_the_requested_ratio_by_change(clips: Tensor, tmp_path: Path):
     spec = replace(CLASSIFIER, selection=TubeDropout(keep_ratio=0.8))
     path = saved(tmp_path / "model.safetensors", spec)
-    expected = everest.load_model(path).kept_tokens(clips, 0.5)
+    expected = everest.load_model(path).encode_kept(clips, 0.5)[0]
     kept = make_graph(open_model(path), keep=0.5)(clips)[1]
     assert torch.equal(kept, expected)
     assert kept.size(1) == spec.grid.num_tokens // 2

@@ -59,7 +59,7 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
     clips = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
     found = onnx_session(file).run(None, {"frames": everest.normalize(clips).numpy()})
     with torch.no_grad():
-        return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
+        return [torch.from_numpy(part) for part in found], model(clips), model.encode_kept(clips)[0]
 
 
 def test_int8_selects_tokens_by_the_nodes_of_the_float32_file(int8, onnx_file, classifier_run, clip_files):

@@ -69,7 +69,7 @@ def test_a_classifier_is_shown_with_its_own_tokens_and_stride(video: Path, tmp_p
     called("finetune --init none -q", "--recipe", recipe, *own, "-o", run)
     model = everest.load_model(run)
     (row,) = json_of("visualize-mask", video, "-c", run, "--out", tmp_path)
-    assert row["kept"] == model.kept_tokens(model.transform(video))[0].tolist()
+    assert row["kept"] == model.encode_kept(model.transform(video))[0][0].tolist()
     (other,) = json_of("visualize-mask", video, "-c", run, "--keep", "0.25", "--out", tmp_path, "--overwrite")
     assert len(other["kept"]) * 2 == len(row["kept"])
 

@@ -50,9 +50,9 @@ def test_it_computes_what_an_autoencoder_with_its_weights_computes():
 
 def test_its_strategy_chooses_unless_a_call_does():
     encoder, clips = tiny("encoder", selection=KEEP), torch.randn(2, 3, 8, 32, 32)
-    assert encoder.kept_tokens(clips).shape == (2, 38)  # of 64
+    assert encoder.encode_kept(clips)[0].shape == (2, 38)  # of 64
     assert encode_clips(encoder, clips, None).tokens.shape == (2, 38, 24)
-    assert encoder.kept_tokens(clips, 0.25).shape == (2, 16)
+    assert encoder.encode_kept(clips, 0.25)[0].shape == (2, 16)
     ids = torch.tensor([[1, 5], [0, 63]])
     given = TokenSelection(ids, ids[:, :0])
     with torch.no_grad():

@@ -88,8 +88,8 @@ def test_equal_noise_gives_equal_losses_and_no_noise_draws_from_torch():
 def test_keep_of_a_call_overrides_the_trained_fraction():
     classifier = tiny("classifier", num_classes=3).eval()
     x = torch.randn(2, 3, 8, 32, 32)
-    assert classifier.kept_tokens(x).size(1) == 38  # 0.6 of 64
-    assert classifier.kept_tokens(x, keep=0.25).size(1) == 16
+    assert classifier.encode_kept(x)[0].size(1) == 38  # 0.6 of 64
+    assert classifier.encode_kept(x, keep=0.25)[0].size(1) == 16
     assert torch.equal(classifier(x), classifier(x, keep=0.6))
     everything = tiny("classifier", num_classes=3, selection=AllTokens())
     everything.load_state_dict(classifier.state_dict())

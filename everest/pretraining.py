@@ -6,8 +6,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
-from torch import nn
-
 from everest.checkpoints.frozen import FROZEN_KEYS, find_frozen
 from everest.config.settings import Recipe
 from everest.data.clip_dataset import Batch, ClipDataset
@@ -60,13 +58,6 @@ def _make_dataset(recipe: Recipe, noise: NoiseLayout, context: RunContext) -> Cl
     return replace(dataset, tokens=tokens)
 
 
-def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
-    """The loss of a batch of clips on the device; `model` is a pre-training model."""
-    frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
-    inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
-    return model(frames, noise=batch.noise.flatten(0, 1), **inputs)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
     """A pre-training run that is ready for its first step."""
@@ -75,7 +66,10 @@ class Pretraining:
 
     def losses(self, batch: Batch, step: Step) -> MicroBatchLosses:
         """The loss and metrics of clips on the device. `batch` has their random numbers: `step` is unused."""
-        output = pretraining_output(self.training.model, batch)
+        frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
+        inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
+        noise = batch.noise.flatten(0, 1)
+        output: PretrainingOutput = self.training.model(frames, noise=noise, **inputs)
         return MicroBatchLosses(output.loss, metrics=output.metrics)
 
     def train(self) -> None:

@@ -204,9 +204,9 @@ def test_a_micro_batch_that_a_cpu_has_no_memory_for_is_refused(recipe: Path, tmp
 def test_too_little_memory_in_a_loop_is_explained(recipe, tmp_path, monkeypatch):
     import everest.pretraining
 
-    def too_much(model: object, clip: object) -> None:
+    def too_much(stage: object, batch: object, step: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(everest.pretraining, "pretraining_output", too_much)
+    monkeypatch.setattr(everest.pretraining.Pretraining, "losses", too_much)
     shown = called("pretrain", "--recipe", recipe, "-o", tmp_path / "run", code=5).stderr
     assert "out of memory; try a smaller train.micro_batch" in shown

@@ -18,7 +18,7 @@ from everest.engine.context import RunContext
 from everest.engine.step import MicroBatchLosses
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
-from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
+from everest.pretraining import Pretraining, set_up_pretraining
 from everest.stages import start_or_resume
 from everest.system.accelerator import make_accelerator
 from everest.system.events import ignore_event
@@ -51,7 +51,7 @@ def loop(training: Training, broken: set[int], *, of: str = "loss") -> Iterator[
     with closing(training.remaining_steps()) as steps:
         for step in steps:
             for batch in step.batches():
-                loss = pretraining_output(training.model, batch).loss
+                loss = Pretraining(training=training).losses(batch, step).model
                 if step.index in broken and of == "gradient":
                     loss.register_hook(lambda gradient: gradient * math.nan)
                 elif step.index in broken:

@@ -72,39 +72,23 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
     names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
-    labeled = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
+    labeled = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]  # (F, C) each
     predicted = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
     segments = list(zip(map(find_segments, labeled), map(find_segments, predicted), strict=True))
-    true_frames, predicted_frames = (  # (F, C + 1) of all stretches, the background last
-        np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in flags])
-        for flags in (labeled, predicted)
-    )
-    num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
-    num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
-    is_right = (true_frames == predicted_frames).all(axis=1)  # (F,)
-    lengths = np.concatenate([np.diff(stretch.times, append=stretch.end) for stretch in stretches])  # (F,)
-    true_seconds = (lengths @ true_frames).round(3)  # (C + 1,)
-    is_short = (num_true > 0) & (true_seconds < MIN_SECONDS)
-    is_short[-1] = num_true[-1] > 0 and sum(map(_background_seconds, stretches, labeled)) < MIN_SECONDS
-    if is_short.sum() == (num_true > 0).sum():  # all footage is short
-        is_short[:] = False
-    is_counted = (num_true > 0) & ~is_short
-    all_names = [*names, BACKGROUND]
-    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
-    num_segments = sum(len(part) for pair in segments for part in pair)
-    counts = {overlap: sum(count_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
+    num_segments = sum(len(side) for pair in segments for side in pair)
+    num_right = {overlap: sum(count_right(*pair, overlap) for pair in segments) for overlap in F1_OVERLAPS}
     precisions = [bout_average_precision(stretches, name, tiou=MAP_TIOU) for name in names]
     known_precisions = [precision for precision in precisions if precision is not None]
+    num_true, num_predicted, num_agreed = (
+        np.sum([frames.sum(axis=0) for frames in by_stretch], axis=0)  # (C,)
+        for by_stretch in (labeled, predicted, map(np.logical_and, labeled, predicted))
+    )
     return {
-        "frame_accuracy": _percent(is_right.mean()),
-        "frame_interval": _accuracy_interval(stretches, is_right),
-        "mean_class_accuracy": _percent((num_agreed[is_counted] / num_true[is_counted]).mean()),
-        "too_short": {all_names[i]: float(true_seconds[i]) for i in np.flatnonzero(is_short)},
-        "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
+        **_frame_metrics(stretches, labeled, predicted, names),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
-        **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
+        **{f"f1@{100 * overlap:.0f}": f1_score(right, num_segments) for overlap, right in num_right.items()},
         "map@0.5": round(fmean(known_precisions), 4) if known_precisions else None,
-        "frames": len(true_frames),
+        "frames": sum(map(len, labeled)),
         "classes": [
             {
                 "name": name,
@@ -115,6 +99,36 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
             }
             for index, name in enumerate(names)
         ],
+    }
+
+
+def _frame_metrics(
+    stretches: Sequence[Stretch],
+    labeled: Sequence[NDArray[np.bool_]],
+    predicted: Sequence[NDArray[np.bool_]],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """The metrics of `timeline_metrics` that count frames, from the classes (F, C) of each stretch."""
+    true_frames, predicted_frames = (  # (F, C + 1) of all stretches, the background last
+        np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in by_stretch])
+        for by_stretch in (labeled, predicted)
+    )
+    is_right = (true_frames == predicted_frames).all(axis=1)  # (F,)
+    num_true = true_frames.sum(axis=0)  # (C + 1,)
+    recalls = (true_frames & predicted_frames).sum(axis=0) / np.maximum(num_true, 1)  # (C + 1,)
+    lengths = np.concatenate([np.diff(stretch.times, append=stretch.end) for stretch in stretches])  # (F,)
+    seconds = (lengths @ true_frames).round(3)  # (C + 1,)
+    is_short = (num_true > 0) & (seconds < MIN_SECONDS)
+    is_short[-1] = num_true[-1] > 0 and sum(map(_background_seconds, stretches, labeled)) < MIN_SECONDS
+    if is_short.sum() == (num_true > 0).sum():  # all footage is short
+        is_short[:] = False
+    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
+    return {
+        "frame_accuracy": _percent(is_right.mean()),
+        "frame_interval": _accuracy_interval(stretches, is_right),
+        "mean_class_accuracy": _percent(recalls[(num_true > 0) & ~is_short].mean()),
+        "too_short": {[*names, BACKGROUND][i]: float(seconds[i]) for i in np.flatnonzero(is_short)},
+        "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
     }
 
 

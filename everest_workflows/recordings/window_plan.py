@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import DataError, UserError
 from everest.lists.groups import NAME_PATTERNS
 from everest.system.text import damage_errors, load_json
+from everest.system.types import Floats
 from everest_workflows.annotations.bout import BACKGROUND
 from everest_workflows.recordings.footage import Extents, divide_footage
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER, RESULT_FILE, SELECTED
@@ -113,31 +115,48 @@ def plan_windows(
     strata = [*groups.values()] or [extents]
     sizes = np.array([len(divide_footage({v: extents[v] for v in videos}, seconds)) for videos in strata])
     footage = np.array([sum(extents[v][1] - extents[v][0] for v in videos) for videos in strata])
-    names, rows = ["", *groups], []
     numbers = [number for number in PLANNED if number < sizes.min()]
     if not numbers:
         raise DataError(f"--plan: a group has only {sizes.min()} windows of {seconds:g} s; use less --window")
+    rows = []
     for number in numbers:
-        left = sizes - number
-        fractions = left / left.sum()
-        lengths = [footage.sum() - number * seconds * len(sizes), *(footage - number * seconds)]
-        halves: list[dict[str, float]] = [{} for _ in names]
-        for label, test in tests.items():
-            weight = test.tune()
-            effect, ratio = test.variation(weight)
-            of_all = float((fractions**2 / number + fractions / left.sum()).sum())
-            _, of_groups = pool(np.full(len(sizes), number), left, ratio)
-            scale = squared_quantile(len(sizes) * (number - 1) - (weight > 0)) * effect
-            for half, length, part in zip(halves, lengths, [of_all, *of_groups.tolist()], strict=False):
-                mean = float(test.labeled.mean())
-                _, low, high = Estimate(mean, scale * part, is_fraction=True).total(mean, length)
-                half[label] = round((high - low) / 2, 1)
-        for name, half, total in zip(names, halves, [footage.sum(), *footage], strict=False):
+        left_seconds = footage - number * seconds
+        of_classes = {
+            label: _plan_half_widths(test, number, sizes, left_seconds) for label, test in tests.items()
+        }
+        for index, name in enumerate(["", *groups]):
             windows = number if name else number * len(sizes)
-            row = {
-                "group": name,
-                "windows": windows,
-                "minutes": round(windows * (seconds + CLICK_SECONDS) / 60, 1),
-            }
-            rows.append({**row, "half_width": half, "footage": round(float(total), 3)})
+            rows.append(
+                {
+                    "group": name,
+                    "windows": windows,
+                    "minutes": round(windows * (seconds + CLICK_SECONDS) / 60, 1),
+                    "half_width": {label: half_widths[index] for label, half_widths in of_classes.items()},
+                    "footage": round(float(footage[index - 1] if name else footage.sum()), 3),
+                }
+            )
     return rows
+
+
+def _plan_half_widths(
+    test: CheckedAmounts, number: int, sizes: NDArray[np.int64], left_seconds: Floats
+) -> list[float]:
+    """Half of the 95 % interval of a class, in seconds: of all recordings, then of each of C groups.
+
+    Args:
+        number: of checked windows in each group.
+        sizes, left_seconds: (C,) windows of each group, and the seconds of those that are not checked.
+    """
+    weight = test.tune()
+    effect, ratio = test.variation(weight)
+    left = sizes - number
+    fractions = left / left.sum()
+    of_all = float((fractions**2 / number + fractions / left.sum()).sum())
+    _, of_groups = pool(np.full(len(sizes), number), left, ratio)
+    scale = squared_quantile(len(sizes) * (number - 1) - (weight > 0)) * effect
+    mean = float(test.labeled.mean())
+    half_widths = []
+    for part, length in zip([of_all, *of_groups], [left_seconds.sum(), *left_seconds], strict=True):
+        _, low, high = Estimate(mean, scale * float(part), is_fraction=True).total(mean, float(length))
+        half_widths.append(round((high - low) / 2, 1))
+    return half_widths

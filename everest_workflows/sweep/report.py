@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from matplotlib.axes import Axes
@@ -112,31 +114,39 @@ def choose_tuned(variants: Sequence[Json], key: str) -> tuple[dict[str, Json], d
     Returns:
         The chosen variants by their name without the setting, and this name by the name of each variant.
     """
-    names, groups = {}, {}
+    names: dict[str, str] = {}
+    groups: dict[str, list[Json]] = defaultdict(list)
+    prefixes = f"{key}=", f"{key.rpartition('.')[2]}="
     for variant in variants:
-        texts = [f"{name}=" for name in (key, key.rpartition(".")[2])]
-        parts = [part for part in variant["variant"].split(", ") if not part.startswith(tuple(texts))]
+        parts = [part for part in variant["variant"].split(", ") if not part.startswith(prefixes)]
         names[variant["variant"]] = name = ", ".join(parts) or "all variants"
-        groups.setdefault(name, []).append(variant)
+        groups[name].append(variant)
     values = [[variant["overrides"].get(key) for variant in group] for group in groups.values()]
-    if len(values[0]) < 2 or any(each != values[0] for each in values):
+    if len(values[0]) < 2 or any(of_group != values[0] for of_group in values):
         raise RecipeError(f"--tuned {key}: give each variant the same values by --over {key}=A,B")
     chosen = {}
     for name, group in groups.items():
-        means = []
+        by_validation: dict[float, Json] = {}
         for variant in group:
-            metrics = [row["metrics"] for row in variant["seeds"]]
-            validation = next((key for key in metrics[0] if key.startswith(VALIDATION_PREFIX)), None)
-            if validation is None or any(row.get(validation) is None for row in metrics):
+            if (validation := _mean_validation(variant)) is None:
                 raise RecipeError(
                     f"--tuned {key}: needs the validation of all jobs; set data.val, and repeat"
                 )
-            kind = find_metric(validation)
-            sign = 1 if kind is None or kind.is_higher_better else -1
-            means.append(sign * sum(row[validation] for row in metrics) / len(metrics))
-        best = group[means.index(max(means))]
+            by_validation.setdefault(validation, variant)
+        best = by_validation[max(by_validation)]
         chosen[name] = best | {"tuned": best["overrides"][key]}
     return chosen, names
+
+
+def _mean_validation(variant: Json) -> float | None:
+    """The mean of the validation over all seeds, higher for better; None if a job has none."""
+    metrics = [row["metrics"] for row in variant["seeds"]]
+    name = next((name for name in metrics[0] if name.startswith(VALIDATION_PREFIX)), None)
+    if name is None or any(row.get(name) is None for row in metrics):
+        return None
+    kind = find_metric(name)
+    sign = 1 if kind is None or kind.is_higher_better else -1
+    return sign * fmean(row[name] for row in metrics)
 
 
 def _select_values(

@@ -141,7 +141,7 @@ def make_student(variant: Variant, seed: int) -> Student:
     """The student at its start."""
     recipe, name = read_recipe(variant), f"timm:{variant.weights}"
     init = read_init(find_init(name, output=None, overwrite=False), resumed=None)
-    spec = init.adapted(pretrain_spec(recipe, find_frozen(recipe, init=name)))
+    spec = init.adapt_spec(pretrain_spec(recipe, find_frozen(recipe, init=name)))
     assert isinstance(spec, StudentSpec)
     torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
     model = spec.build()

@@ -24,7 +24,7 @@ from measuring import HERE, write_results
 from everest_workflows.annotations.bout import CHECKED, Bout, group_by_video
 from everest_workflows.annotations.formats import read_annotations
 from everest_workflows.recordings.bouts import BoutRules
-from everest_workflows.recordings.footage import sample_windows
+from everest_workflows.recordings.checked_windows import sample_windows
 from everest_workflows.recordings.time_budget import compute_time_budget
 from everest_workflows.recordings.timelines import Timelines
 from everest_workflows.recordings.window_plan import plan_windows, read_fold_tests

@@ -134,7 +134,7 @@ def measure_encoded(folder: Path, rounds: int) -> None:
                 measuring.everest("prepare", "encode", listed, *options)
             (path,) = (file for file in output.rglob("*") if file.suffix in (".mp4", ".mov"))
             for resized, region in (("cpu", None), ("device", largest_region(OURS.size))):
-                views = replace(OURS, region=region)
+                views = replace(OURS, region_size=region)
 
                 def item(number: int, views: PretrainViews = views, path: Path = path) -> object:
                     return views(Sample(path=str(path)), np.random.default_rng(number), "auto")

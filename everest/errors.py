@@ -78,7 +78,7 @@ def one_per_line(problems: Iterable[str]) -> str:
     return "\n".join(lines if further <= 0 else [*lines[:MAX_PROBLEMS], f"and {further} more problems"])
 
 
-def first_names(names: Sequence[object], most: int = 5) -> str:
+def join_first(names: Sequence[object], most: int = 5) -> str:
     """The first `most` names, joined by commas."""
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
@@ -88,7 +88,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"; did you mean '{close[0]}'?"
-    return f"; known: {first_names(names, 20)}" if names else ""
+    return f"; known: {join_first(names, 20)}" if names else ""
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

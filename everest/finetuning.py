@@ -58,14 +58,14 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context.notice("no best checkpoint and no overfitting check without data.val")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
         context.warn(*(f"finetune.{name}: no effect without data.val" for name in idle))
-    by_class = class_weights(dataset.samples, classes.heads, settings.class_weights, classes.names)
-    weights = [None if by_head is None else torch.from_numpy(by_head) for by_head in by_class]
+    weights_by_head = class_weights(dataset.samples, classes.heads, settings.class_weights, classes.names)
+    weights = [None if x is None else torch.from_numpy(x) for x in weights_by_head]
     guessing_loss = loss_of_guessing(
         dataset.samples, classes.heads, weights, smoothing=settings.label_smoothing
     )
     spec = classifier_spec(recipe, classes.heads)
     if init_weights is not None:
-        spec = init_weights.adapted(spec)
+        spec = init_weights.adapt_spec(spec)
     inputs = StageInputs(
         recipe=recipe,
         section=settings,
@@ -118,7 +118,7 @@ class Finetuning:
         settings, model, rng = self.settings, self.model, step.rng()
         generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
         frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)
-        frames = erase(frames, batch.erase.flatten(0, 1), generator=generator)
+        frames = erase(frames, batch.erase_boxes.flatten(0, 1), generator=generator)
         targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         logits = self.training.model(frames, noise=batch.noise.flatten(0, 1)).float()  # (B, outputs)
@@ -134,7 +134,7 @@ class Finetuning:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step))
                 is_validated = validator is not None and training.plan.is_validated(step.index + 1)
-                rows = step.update(saves=is_validated)
+                rows = step.update(save_now=is_validated)
                 # After enough steps, by the losses up to this one, and at the end.
                 if any(row["step"] == training.plan.warmup_steps + MIN_STEPS for row in rows):
                     self._warn_of_chance(ends=False)
@@ -157,7 +157,7 @@ class Finetuning:
             mean,
             self.settings,
             self.model.heads,
-            guess=guess,
+            guessing_loss=guess,
             highest=max(logged, default=mean),
             ends=ends,
         )

@@ -29,10 +29,10 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
     init_weights = context.read_init_weights()  # first: reading the data may take minutes
     spec = pretrain_spec(
-        recipe, find_frozen(recipe, init=None if init_weights is None else init_weights.named.file)
+        recipe, find_frozen(recipe, init=None if init_weights is None else init_weights.init_file.file)
     )
     if init_weights is not None:
-        spec = init_weights.adapted(spec)
+        spec = init_weights.adapt_spec(spec)
     dataset = _make_dataset(recipe, spec.noise_layout, context)
     inputs = StageInputs(
         recipe=recipe, section=recipe.pretrain, spec=spec, dataset=dataset, init_weights=init_weights

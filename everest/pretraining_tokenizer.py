@@ -64,9 +64,9 @@ def _train_tokenizer(
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     options = replace(options, output=output)
     run, overwrite = RunFolder(output / TOKENIZER_FOLDER), options.overwrite
-    users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
-    if users:
-        text = f"{run.path} is kept, because {users[0]} uses it"
+    runs_using_tokenizer = decide_on_main(accelerator, lambda: _find_runs(output)) if overwrite else []
+    if runs_using_tokenizer:
+        text = f"{run.path} is kept, because {runs_using_tokenizer[0]} uses it"
         emit(notice(f"{text}; for another tokenizer, choose another --output"))
     with_own = with_tokenizer(recipe, tokenizer_file(output))
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
@@ -84,7 +84,7 @@ def _train_tokenizer(
         "decoder": None,
         "must_exist": False,
         "resume": "auto",
-        "overwrite": overwrite and not users,
+        "overwrite": overwrite and not runs_using_tokenizer,
     }
     own_options = replace(options, stage="train-tokenizer", output=run.path, **start)
     try:
@@ -95,12 +95,12 @@ def _train_tokenizer(
     return with_own, options
 
 
-def _users(output: Path) -> list[Path]:
+def _find_runs(output: Path) -> list[Path]:
     """The runs next to `output` whose recipes name its tokenizer."""
-    own, users = str(tokenizer_file(output).resolve()), []
+    own, runs = str(tokenizer_file(output).resolve()), []
     for file in sorted(output.resolve().parent.glob(f"*/{RECIPE_FILE}")):
         with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
             tokenizer = load_recipe(file, imports=False).tokenizer
             if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:
-                users.append(file.parent)
-    return users
+                runs.append(file.parent)
+    return runs

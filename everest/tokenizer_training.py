@@ -138,7 +138,7 @@ class TokenizerTraining:
                 for batch in step.batches():
                     step.backward(self.losses(batch, step, adversarial=adversarial))
                 is_validated = validator.is_due(step.index + 1)
-                step.update(saves=is_validated)
+                step.update(save_now=is_validated)
                 if is_validated:
                     validator.validate()
         validator.finish()

@@ -22,7 +22,7 @@ from everest_cli.timeline import RuleOptions
 from everest_workflows.recordings.groups import group_recordings
 
 if TYPE_CHECKING:
-    from everest_workflows.recordings.budget_files import CheckedList, Footage
+    from everest_workflows.recordings.budget_files import CheckedList, SavedFootage
 
 
 def budget(
@@ -56,7 +56,12 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest_workflows.recordings.budget_files import PAGE_SUFFIX, CheckedList, Footage, read_checked_list
+    from everest_workflows.recordings.budget_files import (
+        PAGE_SUFFIX,
+        CheckedList,
+        SavedFootage,
+        read_checked_list,
+    )
     from everest_workflows.recordings.timelines import Timelines
 
     refuse(
@@ -69,51 +74,46 @@ def budget(
             "--plot needs --checked, and no --draw": plot and (draw or not checked),
         }
     )
-    whose_bouts = whose.read(checked, option="--checked")
+    bout_filter = whose.read(checked, option="--checked")
     timelines = Timelines.load(timeline)
     by_rules = rules.over(timelines.rules)
-    options = by_rules.options(timelines.rules).split()
-    footage = Footage.of(timelines, by_rules, timeline)
+    words = ["everest", "budget", "--timeline", str(timeline), *by_rules.options(timelines.rules).split()]
+    footage = SavedFootage.of(timelines, by_rules, timeline)
     say(*timelines.notices)
-    listed = CheckedList() if checked is None else read_checked_list(checked, footage, whose_bouts)
+    listed = CheckedList() if checked is None else read_checked_list(checked, footage, bout_filter)
     say(*listed.notices)
     other = f"--group {group}: the windows were sampled with --group {listed.group}; leave it out"
     refuse({other: draw and group and listed.group and group != listed.group})
-    asked = _Budget(
-        footage=footage,
-        listed=listed,
-        group=group or listed.group,
-        window=window,
-        whose=whose,
-        seed=seed,
-        command=["everest", "budget", "--timeline", str(timeline), *options],
+    group = group or listed.group
+    command = _BudgetCommand(
+        footage=footage, listed=listed, group=group, window=window, whose=whose, seed=seed, words=words
     )
     if plan:
-        asked.plan(as_json=as_json)
+        command.plan(as_json=as_json)
         return
     page = None if output is None else output.with_suffix(PAGE_SUFFIX)
     check_outputs({"--output": [output, page], "--plot": [plot]}, [timeline, checked], overwrite=overwrite)
     if draw is not None and output is not None:
-        asked.draw(draw, output)
+        command.draw(draw, output)
         return
     assert checked is not None, "refused above"
-    document, notes = asked.estimate(checked)
+    document, notes = command.estimate(checked)
     _write_estimates(document, notes, output, plot)
     (print_json if as_json else print_budget)(document)
     say(*notes, *([] if page is None else [f"page: {page}"]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Budget:
+class _BudgetCommand:
     """Footage, what a person checked of it, and the options."""
 
-    footage: Footage
+    footage: SavedFootage
     listed: CheckedList
     group: str | None
     window: float | None
     whose: o.WhoseOptions
     seed: int
-    command: Sequence[str]
+    words: Sequence[str]
 
     def group_recordings(self, group: str | None) -> dict[str, list[str]]:
         """The recordings of each group."""
@@ -129,11 +129,11 @@ class _Budget:
         chosen = {"subject": self.whose.subject, "window": f"{window:.12g}", "group": group}
         chosen["seed"] = str(self.seed) if self.seed else None  # the methods name it
         given += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
-        return shlex.join([*self.command, "--checked", str(checked), *given])
+        return shlex.join([*self.words, "--checked", str(checked), *given])
 
     def plan(self, *, as_json: bool) -> None:
         """Print the half-widths for numbers of windows, and the command that samples them."""
-        from everest_workflows.recordings.footage import window_length
+        from everest_workflows.recordings.checked_windows import window_length
         from everest_workflows.recordings.window_plan import CLICK_SECONDS, plan_windows, read_fold_tests
 
         footage, groups = self.footage, self.group_recordings(self.group)
@@ -141,14 +141,14 @@ class _Budget:
         tests = read_fold_tests(footage.model, footage.head, footage.classes)
         (print_json if as_json else print_plan)(plan_windows(footage.extents, groups, tests, seconds))
         of_groups = [] if self.group is None else ["--group", self.group]
-        draw_command = shlex.join([*self.command, *of_groups, "--window", f"{seconds:g}"])
+        draw_command = shlex.join([*self.words, *of_groups, "--window", f"{seconds:g}"])
         say(f"minutes: to watch each window once, and {CLICK_SECONDS:g} s to click")
         say(f"next: {draw_command} --draw N --output checked.csv")
 
     def draw(self, number: int, output: Path) -> None:
         """Write a list and a page of windows to check, `number` of each group."""
         from everest_workflows.recordings.budget_files import write_windows_to_check
-        from everest_workflows.recordings.footage import sample_windows, window_length
+        from everest_workflows.recordings.checked_windows import sample_windows, window_length
 
         extents, checked, groups = self.footage.extents, self.listed.bouts, self.group_recordings(self.group)
         length = window_length(extents, checked, self.window)
@@ -158,7 +158,7 @@ class _Budget:
         typer.echo(output)
         typer.echo(page)
         for name, videos in groups.items():
-            if (num_sampled := sum(each.video in videos for each in windows)) < number:
+            if (num_sampled := sum(window.video in videos for window in windows)) < number:
                 say(f"{name}: only {plural(num_sampled, 'window')} left")
         say(f"open {page}, click what happens in each window, and save the list as {output}")
         say(f"next: {self.command_with(output, length, self.group)}")

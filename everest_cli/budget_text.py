@@ -21,13 +21,13 @@ def print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
         "all recordings": groups[:1],
         f"the worst of {len(groups) - 1} groups, windows of each": groups[1:],
     }
-    for title, of_title in parts.items():
-        of_part = [row for row in rows if row["group"] in of_title]
-        for index, windows in enumerate(sorted({row["windows"] for row in of_part})):
-            found = [row for row in of_part if row["windows"] == windows]
+    for title, shown_groups in parts.items():
+        part_rows = [row for row in rows if row["group"] in shown_groups]
+        for index, windows in enumerate(sorted({row["windows"] for row in part_rows})):
+            window_rows = [row for row in part_rows if row["windows"] == windows]
             percents = {
-                name: max(100 * row["half_width"][name] / row["footage"] for row in found)
-                for name in found[0]["half_width"]
+                name: max(100 * row["half_width"][name] / row["footage"] for row in window_rows)
+                for name in window_rows[0]["half_width"]
             }
             if not index:
                 columns = "".join(f"{name:>12}" for name in percents)
@@ -35,7 +35,7 @@ def print_plan(rows: Sequence[Mapping[str, Any]]) -> None:
                     f"{title}: half of the 95 % interval, in % of the time\n  windows  minutes{columns}"
                 )
             halves = "".join(f"{percent:>12.1f}" for percent in percents.values())
-            typer.echo(f"  {windows:>7}{found[0]['minutes']:>9.1f}{halves}")
+            typer.echo(f"  {windows:>7}{window_rows[0]['minutes']:>9.1f}{halves}")
 
 
 def format_interval(interval: Sequence[float]) -> str:
@@ -77,7 +77,7 @@ def list_notes(document: Mapping[str, Any], command: str, num_strata: int) -> It
     """Yield notes on the scope of the estimates, and on how many windows halve the intervals."""
     from everest_workflows.recordings.budget_files import PAGE_SUFFIX
     from everest_workflows.recordings.budget_report import mark_alone
-    from everest_workflows.recordings.footage import windows_for_half
+    from everest_workflows.recordings.checked_windows import windows_for_half
 
     if document["unused"]:
         yield f"{plural(document['unused'], 'bout')} in no checked window: not counted"

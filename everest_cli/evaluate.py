@@ -22,7 +22,7 @@ MAX_CHANGED: Final = 10  # default: changed predictions that are printed
 
 
 def evaluate(
-    run: LabeledListOptions,
+    options: LabeledListOptions,
     predictions: Path | None = option("--predictions F", "Write a CSV file with a row per video."),
     report: Path | None = option("--report DIR", "Write a page with figures to this folder."),
     group: str | None = option(
@@ -44,33 +44,33 @@ def evaluate(
     from everest.checkpoints.load import ONNX_SUFFIX
     from everest.config.merge import read_overrides
 
-    weights, recipe = run.find()
+    weights, recipe = options.find()
     if recipe.data.test is None:
         _refuse_folds(weights)
-    changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
+    changed = {key[:2] for _, values in read_overrides(options.overrides or (), []) for key in values}
     selects = ("finetune", "selection") in changed
     refuse_exported(
         weights,
         {
             "--set finetune.selection": selects,
             "--set train.precision": ("train", "precision") in changed,
-            "--which": run.which is not None,
+            "--which": options.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         },
     )
     if weights.suffix == ONNX_SUFFIX:
         gpus = "cpu"
-    compared = None if against is None else replace(run, checkpoint=against).find()
+    compared = None if against is None else replace(options, checkpoint=against).find()
     on_cpu = run_in_each_process(gpus, processes)
 
-    from everest.evaluation.evaluation import EvaluationFiles, evaluate
+    from everest.evaluation.evaluation import EvaluationFiles, evaluate_checkpoint
     from everest.metrics.names import measurement_rows, metric_rows, views_text
     from everest.system.accelerator import make_accelerator, make_runtime
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
     accelerator = make_accelerator(recipe.train.precision, cpu=on_cpu)
     with Display() as display:
-        result = evaluate(
+        result = evaluate_checkpoint(
             recipe,
             weights,
             make_runtime(accelerator),
@@ -81,7 +81,7 @@ def evaluate(
             against=compared,
         )
     accelerator.end_training()
-    if is_main() and run.as_json:
+    if is_main() and options.as_json:
         print_json(result)
     elif is_main():
         print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
@@ -121,7 +121,7 @@ def list_changes(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def probe(
-    run: LabeledListOptions,
+    options: LabeledListOptions,
     probes: str = option("--probes NAME,…", "Probes to train.", "knn,linear,attentive"),
     batch: int = o.BATCH,
     gpus: str = o.ONE_GPU,
@@ -132,7 +132,7 @@ def probe(
 
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    weights, recipe = run.find()
+    weights, recipe = options.find()
 
     from everest.inference.opened_model import OpenedModel
     from everest.metrics.names import METRICS, value_text
@@ -142,7 +142,7 @@ def probe(
     model = OpenedModel.open(weights, kind="transformer", recipe=recipe, views=(1, 1), cpu=o.is_on_cpu(gpus))
     with Display() as display:
         result = probe(model, names, batch=batch, emit=display.emit)
-    if run.as_json:
+    if options.as_json:
         print_json(result)
         return
     tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # heads with the same task share a table

@@ -85,30 +85,30 @@ def export(
 
     weights = find_weights(checkpoint, which=options.which)
     refuse_inputs(options.out, find_run_weights(weights))
-    opened = open_model(weights, kind="clips")
+    loaded = open_model(weights, kind="clips")
     evaluation = None if options.evaluation is None else read_evaluation(options.evaluation)
-    result = read_project_result(opened.file)
+    result = read_project_result(loaded.file)
     tested = [] if result is None else make_card_lines(result)
     with exit_on_signals(), Display() as display:
         if options.to == "hf":
-            card = partial(model_card, opened, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
-            document = write_folder(options.out, opened, card=card)
+            card = partial(model_card, loaded, evaluation=evaluation, file=WEIGHTS_FILE, tested=tested)
+            document = write_folder(options.out, loaded, card=card)
         else:
             time = None if result is None else result.clip_time
             limit = "" if time is None else f"; train --latency {time.limit_ms:g}"
-            document = _export_onnx(checkpoint, opened, options, evaluation, tested, limit, display.emit)
+            document = _export_onnx(checkpoint, loaded, options, evaluation, tested, limit, display.emit)
     if options.calibrate is None:  # otherwise a note compares the outputs
         on = "partly still clips of noise"
         say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
     say(*(f"{title}: {document[key]}" for key, title in NEXT_COMMANDS.items() if key in document))
-    document = {"checkpoint": str(opened.file), "to": options.to, **document}
+    document = {"checkpoint": str(loaded.file), "to": options.to, **document}
     print_result(document, options.out, as_json=as_json)
 
 
 def _export_onnx(
     checkpoint: str,
-    opened: LoadedModel,
+    loaded: LoadedModel,
     options: ExportOptions,
     evaluation: dict[str, Any] | None,
     tested: list[str],
@@ -125,10 +125,10 @@ def _export_onnx(
     from everest_workflows.recordings.timelines import read_training
 
     out, card_file = options.out, options.card_file
-    clips = None if options.calibrate is None else read_int8_clips(opened, options.calibrate, emit)
-    graph = make_graph(opened, keep=options.keep, precision=options.precision)
-    recipe = find_recipe_beside(opened.file) if opened.weights.kind == "classifier" else None
-    training = read_training(opened.model)
+    clips = None if options.calibrate is None else read_int8_clips(loaded, options.calibrate, emit)
+    graph = make_graph(loaded, keep=options.keep, precision=options.precision)
+    recipe = find_recipe_beside(loaded.file) if loaded.weights.kind == "classifier" else None
+    training = read_training(loaded.model)
     if any(value is not None for value in training.values()):
         graph.metadata[TRAINING] = json.dumps(training)
     metadata = write_onnx(out, graph, clips=clips, emit=emit)
@@ -138,11 +138,11 @@ def _export_onnx(
     document: dict[str, Any] = {"written": [str(out), str(card_file)], **metadata}
     if tested:
         tested = [*tested, *(f"- {note}" for note in metadata["notes"])]
-    of_file = replace(opened, spec=graph.spec)
+    of_file = replace(loaded, spec=graph.spec)
     card = model_card(of_file, evaluation=evaluation, file=out.name, tested=tested, speed=[f"- {speed}"])
     write_text(card_file, card)
     if recipe is not None:
-        document |= _list_next_commands(checkpoint, opened.model, options, recipe, training["group"])
+        document |= _list_next_commands(checkpoint, loaded.model, options, recipe, training["group"])
         program = out.with_name(CAMERA_PROGRAM)
         if options.overwrite or not program.exists():  # it may be a file of the user
             text = (shipped_folder("examples") / CAMERA_PROGRAM).read_text(encoding="utf-8")

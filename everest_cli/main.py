@@ -34,7 +34,7 @@ from everest_cli import (
     budget,
     evaluate,
     export,
-    look,
+    inspection,
     predict,
     prepare,
     profile,
@@ -196,7 +196,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
         "predict": (predict.predict, "Predict classes or numbers of videos."),
         "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
-        "visualize-mask": (look.visualize_mask, "Draw the visible and predicted tokens of videos."),
+        "visualize-mask": (inspection.visualize_mask, "Draw the visible and predicted tokens of videos."),
         "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
     },
     "Train": {
@@ -207,10 +207,10 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "train-tokenizer": (stages.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {
-        "runs": (look.runs, "List runs with their progress."),
-        "plot": (look.plot, "Draw the curves of runs."),
-        "select-frames": (look.select_frames, "Find the frames of a video that change most."),
-        "doctor": (look.doctor, "Check this machine; print a fix for each problem."),
+        "runs": (inspection.runs, "List runs with their progress."),
+        "plot": (inspection.plot, "Draw the curves of runs."),
+        "select-frames": (inspection.select_frames, "Find the frames of a video that change most."),
+        "doctor": (inspection.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
         "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),

@@ -140,7 +140,7 @@ def extract(
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """
-    from everest.inference.features import extract
+    from everest.inference.features import write_features
     from everest.inference.videos import Batching
     from everest.lists.inputs import find_samples
 
@@ -149,7 +149,7 @@ def extract(
     refuse_inputs(out, [*videos, *model.inputs])
     with Display() as display:
         batching = Batching(batch=model.batch, window=window, step=step, emit=display.emit)
-        skipped = extract(opened, samples, out, batching, level=features, overwrite=overwrite)
+        skipped = write_features(opened, samples, out, batching, level=features, overwrite=overwrite)
     if skipped is not None:
         typer.echo(out)
     exit_if_failed(skipped)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import typer
 
 from everest.config.heads import TaskName
-from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.errors import EnvironmentProblem, RecipeError, join_first
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS_FILE
@@ -157,7 +157,7 @@ def _print_check(document: dict[str, Any]) -> None:
         typer.echo(f"classes: {len(counts)}, with {fewest}{plural(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
-        typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {first_names(rare, MAX_PROBLEMS)}")
+        typer.echo(f"warning: fewer than {RARE_BELOW} training videos: {join_first(rare, MAX_PROBLEMS)}")
     for row in document["class_differences"]:
         typer.echo(f"warning: {difference_text(row)}")
     problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}

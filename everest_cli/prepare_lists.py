@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import typer
 
 from everest.config.heads import TaskName
-from everest.errors import first_names
+from everest.errors import join_first
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.storage import parse_location
 from everest.system.text import plural
@@ -134,13 +134,13 @@ def _print_lists(lists: Mapping[str, Sequence[Sample]], names: Sequence[str]) ->
         if numbers:
             text += f", labels from {numbers['min']:g} to {numbers['max']:g}, mean {numbers['mean']:g}"
         if groups:
-            text += f" of {plural(len(groups), 'group')}: {first_names(groups, MAX_NAMES)}"
+            text += f" of {plural(len(groups), 'group')}: {join_first(groups, MAX_NAMES)}"
         say(text)
         if empty := sorted(
             names[index] if names else str(index) for index in every_class.keys() - counts.keys()
         ):
             reason = f"which have too few {unit}s or groups to be in every list"
-            say(f"{name} has no {unit} of {plural(len(empty), 'class')}, {reason}: {first_names(empty)}")
+            say(f"{name} has no {unit} of {plural(len(empty), 'class')}, {reason}: {join_first(empty)}")
         classes = {names[index] if names else str(index): count for index, count in sorted(counts.items())}
         rows[name] = {"videos": len(part), "groups": groups, "classes": classes, "numbers": numbers}
     return rows
@@ -181,7 +181,7 @@ def windows(
             "--fps and --task need --labels": (fps or task) and not labels,
         }
     )
-    whose_bouts = whose.read(labels, option="--labels")
+    bout_filter = whose.read(labels, option="--labels")
     number = count if hours is None else int(hours * 3600 / seconds)
     settings = WindowSettings(seconds=seconds, step=step or seconds, count=number, seed=seed)
     samples = find_samples(sources, root=data)
@@ -190,7 +190,7 @@ def windows(
     check_new_file(output, overwrite=overwrite)
     with Display() as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
-        read = read_bouts(labels, paths, display.emit, whose=whose_bouts, fps=fps) if labels else None
+        read = read_bouts(labels, paths, display.emit, bout_filter=bout_filter, fps=fps) if labels else None
         bouts = None if read is None else read.bouts
         document = write_windows(
             samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, emit=display.emit
@@ -245,13 +245,13 @@ def convert_annotations(
     from everest_workflows.annotations.records import left_out_rows
 
     paths = list(map(str, find_videos(videos or [])))
-    people = whose.read(files, option="FILE")
+    bout_filter = whose.read(files, option="FILE")
     if agreement:
         refuse({"--agreement: leave out --output": output})
-        document = _compare_observers(files, paths, people, fps)
+        document = _compare_observers(files, paths, bout_filter, fps)
         print_result(document, "\n".join(_describe_agreement(document)), as_json=as_json)
         return
-    labels = read_video_annotations(files, paths, people=people, fps=fps)
+    labels = read_video_annotations(files, paths, bout_filter=bout_filter, fps=fps)
     bouts_of, times, notices = check_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
     bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
@@ -284,14 +284,14 @@ def convert_annotations(
 
 
 def _compare_observers(
-    files: Sequence[Path], paths: Sequence[str], people: BoutFilter, fps: float | None
+    files: Sequence[Path], paths: Sequence[str], bout_filter: BoutFilter, fps: float | None
 ) -> dict[str, Any]:
     from everest_workflows.annotations.codings import read_codings
     from everest_workflows.annotations.matching import check_lengths
     from everest_workflows.recordings.agreement import bouts_by_observer, measure_agreement
 
-    read = read_codings(files, paths, people=people, fps=fps)
-    observers = bouts_by_observer(read, people)
+    read = read_codings(files, paths, bout_filter=bout_filter, fps=fps)
+    observers = bouts_by_observer(read, bout_filter)
     _, times, notices = check_lengths(dict.fromkeys(read.by_video, ())) if paths else ({}, {}, [])
     say(*notices)
     return measure_agreement(observers, {path: each.seconds for path, each in times.items()})

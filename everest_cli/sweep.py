@@ -78,7 +78,7 @@ def sweep(
 
         for job in plan.jobs().values():
             steps = f", {job.steps} steps" if job.steps else ""
-            typer.echo(f"{job.name}  {', '.join(plan.users(job))}, seed {job.seed}{steps}")
+            typer.echo(f"{job.name}  {', '.join(plan.variants_using(job))}, seed {job.seed}{steps}")
         few = sorted({job.steps for job in plan.jobs().values() if job.steps and job.steps < MIN_STEPS})
         say(*(f"warning: {describe_few(steps)}" for steps in few))
         return

@@ -100,7 +100,7 @@ def timeline(
     """
     from everest_workflows.recordings.timeline_run import run_timeline
 
-    people = whose.read(truth, option="--truth")
+    bout_filter = whose.read(truth, option="--truth")
     kind = choose_kind(files.output, files.to, get_args(FileKind))
     display = Display()
     source = _find_source(videos, windows, files, model, display.emit)
@@ -117,7 +117,7 @@ def timeline(
     paths = {"--output": [*outputs], save_option: [source.save], "--plot": [files.plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     check_outputs(paths, inputs, overwrite=files.overwrite or source.may_replace)
-    options = {"truth": truth, "whose": people, "alarms": search, "plot": files.plot, "kind": kind}
+    options = {"truth": truth, "bout_filter": bout_filter, "alarms": search, "plot": files.plot, "kind": kind}
     with display:
         results = run_timeline(
             source, bout_rules, model=model.checkpoint, outputs=outputs, emit=display.emit, **options

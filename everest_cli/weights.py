@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import CheckpointError, RecipeError, first_names
+from everest.errors import CheckpointError, RecipeError, join_first
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_numbers, read_size
@@ -199,7 +199,7 @@ def _list_lines(document: dict[str, Any]) -> Iterator[str]:
         elif name in FATES:
             yield f"{FATES[name]}: {len(value)} ({', '.join(group_names(value))})"
         elif name == "classes":
-            yield f"classes: {first_names(value, MAX_NAMES)}"
+            yield f"classes: {join_first(value, MAX_NAMES)}"
         elif name == "origin":
             files = []
             while value:  # the file, the weights it started from, and so on

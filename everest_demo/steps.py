@@ -14,7 +14,7 @@ from everest.config.recipe import load_recipe
 from everest.config.run_options import RunOptions, RunStage
 from everest.config.settings import Recipe
 from everest.errors import RecipeError
-from everest.evaluation.evaluation import EvaluationFiles, evaluate
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_checkpoint
 from everest.stages import run_stage
 from everest.system.accelerator import make_accelerator, make_runtime
 from everest.system.events import Emit, notice
@@ -111,7 +111,7 @@ class DemoSteps:
             train = recipe.train
             runtime = make_runtime(make_accelerator(train.precision, cpu=True))
             files = EvaluationFiles()
-            return evaluate(recipe, weights, runtime, emit=self.emit, files=files)["top1"]
+            return evaluate_checkpoint(recipe, weights, runtime, emit=self.emit, files=files)["top1"]
 
     def write_report(self, text: str) -> None:
         """Write `report.md`: the text, and the seconds of all parts."""

@@ -192,7 +192,7 @@ LIST_RECIPES += "assert CliRunner().invoke(app, ['list']).exit_code == 0"
     ("code", "heavy"),
     [
         ("import everest", "torch numpy pydantic av timm"),
-        ("import everest.engine.listing, everest_cli.look", "torch"),  # `everest runs`
+        ("import everest.engine.listing, everest_cli.inspection", "torch"),  # `everest runs`
         (LIST_RECIPES, "torch"),
     ],
 )

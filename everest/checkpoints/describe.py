@@ -61,10 +61,10 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
         CheckpointError: the checkpoint is missing, damaged or foreign.
         RecipeError: the recipe next to the weights is damaged.
     """
-    opened = open_model(checkpoint, which=which)
-    if isinstance(opened.module, ClipModel):
-        opened.module.recipe = recover_recipe(opened, notify=None if opened.weights.clip else warn_on_main)
-    return opened.module
+    loaded = open_model(checkpoint, which=which)
+    if isinstance(loaded.module, ClipModel):
+        loaded.module.recipe = recover_recipe(loaded, notify=None if loaded.weights.clip else warn_on_main)
+    return loaded.module
 
 
 def save_classifier(
@@ -100,11 +100,11 @@ def save_classifier(
     return folder / WEIGHTS_FILE
 
 
-def find_training_clip(opened: LoadedModel) -> ClipFormat | None:
+def find_training_clip(loaded: LoadedModel) -> ClipFormat | None:
     """Return the clips that a model was trained on; None if the file does not state their stride."""
-    if opened.weights.clip is None and find_recipe_beside(opened.file) is None:
+    if loaded.weights.clip is None and find_recipe_beside(loaded.file) is None:
         return None
-    return clip_format(recover_recipe(opened, notify=None), opened.model.stage)
+    return clip_format(recover_recipe(loaded, notify=None), loaded.model.stage)
 
 
 def measure_training_seconds(data: DataSettings) -> float | None:
@@ -154,7 +154,7 @@ def describe_sampling(*, stride: int, sampling: str, fps: float | None) -> str:
     return f"the frames of a clip are {stride} {frames} apart"
 
 
-def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
+def recover_recipe(loaded: LoadedModel, *, notify: Notify | None) -> Recipe:
     """Return the recipe of a model's run, with the clip size of the weights.
 
     Without a recipe next to the weights, the stride is that of their training, if their header states it,
@@ -164,15 +164,15 @@ def recover_recipe(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     Args:
         notify: receives a notice when `ucf101` is used.
     """
-    file, spec = opened.file, opened.spec
+    file, spec = loaded.file, loaded.spec
     assert isinstance(spec, ClipSpec)
     if recipe_file := find_recipe_beside(file):
         recipe = load_recipe(recipe_file, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
-    clip = opened.weights.clip
+    clip = loaded.weights.clip
     recipe = make_clip_recipe(spec, clip or {})
-    if is_image_encoder(read_clip_spec(opened.weights.settings, source=file)):
+    if is_image_encoder(read_clip_spec(loaded.weights.settings, source=file)):
         recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         text = (
             f"image weights; by default one center view of {spec.frames} frames spread over the video, "

@@ -94,14 +94,14 @@ class Graph(nn.Module):
         return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 
-def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:
-    """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
+def make_graph(loaded: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:
+    """Make a model ready for export. With `keep`, the selection of `loaded` itself changes.
 
     Args:
         keep: the fraction of tokens that a classifier or an encoder encodes; None: as in training.
         precision: see `Graph`.
     """
-    spec, model = opened.spec, opened.model
+    spec, model = loaded.spec, loaded.model
     assert isinstance(spec, ClipSpec)
     if isinstance(model, PretrainingModel):
         assert isinstance(spec, ModelSpec)
@@ -121,7 +121,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.strategy = spec.selection
-    graph, weights, clip = Graph(model, spec, precision).eval(), opened.weights, find_training_clip(opened)
+    graph, weights, clip = Graph(model, spec, precision).eval(), loaded.weights, find_training_clip(loaded)
     heads = [  # what each head predicts, the mean and std of numbers, and choices made on data.val
         {"name": head.name, "task": head.task, "outputs": head.outputs}
         | ({"mean": head.mean, "std": head.std} if head.task == "regression" else {})
@@ -130,7 +130,7 @@ def make_graph(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         for head in spec.heads
     ]
     sampled = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null if not stated
-    recipe_file = find_recipe_beside(opened.file) if weights.kind == "classifier" else None
+    recipe_file = find_recipe_beside(loaded.file) if weights.kind == "classifier" else None
     sampled["seconds"] = recipe_file and measure_training_seconds(
         load_recipe(recipe_file, imports=False).data
     )
@@ -160,7 +160,7 @@ def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     kept.
     """
     generator = torch.Generator().manual_seed(batch)
-    grid = max(spec.encoded, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
+    grid = max(spec.token_grids, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
     strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
     noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)

@@ -67,18 +67,18 @@ def write_onnx(
     shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
     notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
     document: dict[str, Any] = {"precision": graph.precision}
-    with atomic_file(path) as part:
-        program.save(part, external_data=False)
-        difference = compare(graph, _open_runner(part), subject="onnxruntime")
+    with atomic_file(path) as temporary_file:
+        program.save(temporary_file, external_data=False)
+        difference = compare(graph, _open_runner(temporary_file), subject="onnxruntime")
         if clips is not None:
-            document["fp32"] = _measure_file(part, spec)
-            difference, int8_notes = _write_int8(part, graph, clips, emit)
+            document["fp32"] = _measure_file(temporary_file, spec)
+            difference, int8_notes = _write_int8(temporary_file, graph, clips, emit)
             document["relative_difference"] = difference.relative
             document["num_changed"] = difference.num_changed
             document["probability_change"] = difference.probability
             document["num_compared"] = len(clips.calibration) + len(clips.held_out)
             notes += int8_notes
-        document |= _measure_file(part, spec, emit)
+        document |= _measure_file(temporary_file, spec, emit)
     if clips is not None:
         notes.append(_describe_gain(document["fp32"], document))
     if clip["stride"] is None:
@@ -90,8 +90,8 @@ def write_onnx(
 
 def _measure_file(file: Path, spec: ClipSpec, emit: Emit = ignore_event) -> dict[str, Any]:
     """Measure the bytes of a file and its milliseconds per clip on one thread; warn of a busy CPU."""
-    clip, run = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
-    network_time = time_passes(lambda: run(clip))
+    clip, run_file = spec.pixels.normalize(sample_pixels(spec, 1)), _open_runner(file, threads=1)
+    network_time = time_passes(lambda: run_file(clip))
     for text in network_time.warnings:
         emit(notice(text))
     return {"network_ms": round(network_time.alone_ms, 2), "bytes": file.stat().st_size}
@@ -130,12 +130,12 @@ def _write_int8(file: Path, graph: Graph, clips: Int8Clips, emit: Emit) -> tuple
 
 @torch.no_grad()
 def compare(
-    graph: Graph, run: RunFile, *, subject: str, calibration: Iterable[Tensor] | None = None
+    graph: Graph, run_file: RunFile, *, subject: str, calibration: Iterable[Tensor] | None = None
 ) -> Difference:
     """Compare the outputs of a written file with the model's; an error if they differ too much.
 
     Args:
-        run: computes the outputs of the file for normalized clips.
+        run_file: computes the outputs of the file for normalized clips.
         subject: the subject of the error message.
         calibration: at least two clips, on which an int8 file is compared. A float32 file is compared on
             `sample_pixels`.
@@ -143,7 +143,7 @@ def compare(
     spec = graph.spec
     noise = (spec.pixels.normalize(sample_pixels(spec, batch)) for batch in COMPARED_BATCHES)
     batches = noise if calibration is None else calibration
-    results = zip(*((graph(clips), run(clips)) for clips in batches), strict=True)
+    results = zip(*((graph(clips), run_file(clips)) for clips in batches), strict=True)
     (expected, *kept), (outputs, *kept_by_file) = (
         [torch.cat(parts) for parts in zip(*pairs, strict=True)] for pairs in results
     )

@@ -54,8 +54,8 @@ def recipe_for_init(options: RunOptions) -> Recipe:
     """
     changes = [*(options.overrides or ())]
     if options.init is not None and is_timm_name(absolute_name(options.init)):
-        found, resumed = init_of_run(options)
-        model = read_init(found, resumed=resumed).saved.model
+        init_file, resumed = init_of_run(options)
+        model = read_init(init_file, resumed=resumed).saved.model
         size = load_recipe(options.recipe_file, overrides=changes, consistent=False).data.frame_size
         patches = [
             step * max(1, round(side / step)) for side, step in zip(size, model.tubelet[1:], strict=True)
@@ -101,15 +101,15 @@ def find_init(
 class InitWeights:
     """The weights that a run starts from."""
 
-    named: InitFile
+    init_file: InitFile
     origin: dict[str, Any]  # describes the weights, for env.json and the header of the run's weights
     saved: ModelSpec  # the spec of the model whose weights were saved
     weights: Weights | None  # None if the run has a saved state, which holds all tensors
 
     def notice(self) -> str:
         """Return a notice with the name and step of the weights, and the number of steps of their run."""
-        file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
-        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
+        file, name, step = Path(self.init_file.file), Path(self.init_file.name), self.origin.get("step")
+        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init_file.name
         run = RunFolder(file.parent)
         is_of_run = file.name in (WEIGHTS_FILE, BEST_FILE) and run.has_environment()
         plan = run.read_environment().plan if is_of_run else None
@@ -126,7 +126,7 @@ class InitWeights:
         rate = "every frame" if trained_fps is None else f"{trained_fps:g} frames per second"
         return f"the weights were trained on {rate} of a video; use --set data.fps={as_yaml(trained_fps)}"
 
-    def adapted(self, spec: ModelSpec) -> ModelSpec:
+    def adapt_spec(self, spec: ModelSpec) -> ModelSpec:
         """Return the spec of a new model with the properties that it must share with the weights."""
         spec = spec.with_positions_of(self.saved.trained_grid)
         keeps_norms = spec.kind == "pretrain" and self.saved.kind != "classifier"
@@ -148,7 +148,7 @@ def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
         with damage_errors(resumed.path / ENVIRONMENT_FILE, fix=RESTORE_FIX):
             origin = {**(resumed.read_environment().origin or {})}
             saved = read_model_spec(origin["settings"], source=resumed.path)
-        return InitWeights(named=init, origin=origin, saved=saved, weights=None)
+        return InitWeights(init_file=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
     origin = {"file": init.file, "kind": weights.kind, "recipe": weights.recipe, "step": weights.step}
     origin["sha256"] = state_hash(weights.tensors)
@@ -158,7 +158,7 @@ def read_init(init: InitFile, *, resumed: RunFolder | None) -> InitWeights:
         origin = {**parent, **origin, "step": None, "origin": None}  # converted: no step or origin
     else:
         origin["origin"] = parent
-    return InitWeights(named=init, origin=origin, saved=saved, weights=weights)
+    return InitWeights(init_file=init, origin=origin, saved=saved, weights=weights)
 
 
 def load_init(
@@ -178,7 +178,7 @@ def load_init(
         classes: the class names of the run's data; None: classes have no names.
         notify: receives notices of the parts that are kept or start fresh.
     """
-    weights, saved, source = init.weights, init.saved, init.named.file
+    weights, saved, source = init.weights, init.saved, init.init_file.file
     if weights is None:
         return
     _check_encoder(saved, spec, source=source, notify=notify)
@@ -203,13 +203,13 @@ def load_init(
 def _take_encoder(initial: Tensors, tensors: Tensors, init: InitWeights, *, notify: Notify) -> Tensors:
     """Return the saved tensors of the encoder; CheckpointError if they do not fit the `initial` tensors."""
     # The norm after the blocks may be in the weights only, or in the model only.
-    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
+    norm_names = {name for name in initial.keys() ^ tensors.keys() if name.startswith(LAST_NORM)}
     expected, loaded = (
-        {name: x for name, x in each.items() if name.startswith("encoder.") and name not in norm}
+        {name: x for name, x in each.items() if name.startswith("encoder.") and name not in norm_names}
         for each in (initial, tensors)
     )
-    require_matching(expected, loaded, source=init.named.file)
-    if norm & initial.keys():
+    require_matching(expected, loaded, source=init.init_file.file)
+    if norm_names & initial.keys():
         notify(f"the norm after the encoder starts fresh: {init.saved.kind} weights have none")
     return loaded
 
@@ -239,12 +239,12 @@ def _take_part(
     if not saved:
         problem = f"{init.saved.kind} weights have none"
     elif problem is None and names - saved:
-        raise CheckpointError(f"{init.named.file}: damaged, it has no {min(names - saved)}")
+        raise CheckpointError(f"{init.init_file.file}: damaged, it has no {min(names - saved)}")
     elif problem is None and (names != saved or any(initial[x].shape != tensors[x].shape for x in names)):
         problem = "it has another size"
-    if prefixes == DECODER_TENSORS and init.named.decoder == "keep" and (problem or not names):
+    if prefixes == DECODER_TENSORS and init.init_file.decoder == "keep" and (problem or not names):
         problem = f"its decoder cannot be kept: {problem}" if names else "views have no decoder to keep"
-        raise CheckpointError(f"{init.named.file}: {problem}; use --decoder fresh")
+        raise CheckpointError(f"{init.init_file.file}: {problem}; use --decoder fresh")
     if names:
         notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
     return {name: tensors[name] for name in names} if problem is None else {}
@@ -279,7 +279,7 @@ def _classifier_parts(init: InitWeights, spec: ModelSpec, classes: tuple[str, ..
 def _pretraining_parts(init: InitWeights, spec: ModelSpec) -> Iterator[Part]:
     """Yield the parts of a pre-training model that may be kept."""
     saved, problem = init.saved, None
-    if init.named.decoder == "fresh":
+    if init.init_file.decoder == "fresh":
         problem = "requested by --decoder fresh"
     yield "the layer that predicts a camera's motion", ("camera_head.",), problem
     yield "the projector", ("projector.",), problem

@@ -30,9 +30,9 @@ from everest.methods.strategies import ShippedStrategy
 from everest.models.base import ClipModel
 from everest.models.classifier import EncoderSpec
 from everest.models.clip_spec import ClipSpec, ModelSpec
-from everest.models.image_classifier import ImageSpec
+from everest.models.image_classifier import PixelSpec
 from everest.models.mean import MeanSpec
-from everest.models.positions import interpolated
+from everest.models.positions import fit_learned_positions
 from everest.models.spec import Transformer, read_model_spec
 from everest.models.vit import with_tubelet_frames
 from everest.system.events import Notify
@@ -205,8 +205,8 @@ def open_model(
         if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
-        usual = choose_clip(spec)
-        spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], strategy=selection)
+        default_frames, default_size = choose_clip(spec)
+        spec = spec.for_clips(frames=frames or default_frames, size=size or default_size, strategy=selection)
         if check is not None:
             check(spec)
     module = build_model(spec, weights, source=file)
@@ -230,15 +230,15 @@ def choose_clip(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tup
         return spec.frames, spec.size
     if on_cpu is None:
         on_cpu = not torch.cuda.is_available()
-    most = MAX_SIDE["cpu" if on_cpu else "gpu"]
+    max_side = MAX_SIDE["cpu" if on_cpu else "gpu"]
     _, p, q = spec.model.tubelet
-    height, width = (min(side, most // patch * patch) for side, patch in zip(spec.size, (p, q), strict=True))
+    height, width = (min(side, max_side // step * step) for side, step in zip(spec.size, (p, q), strict=True))
     return IMAGE_FRAMES, (height, width)
 
 
 def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
     """Read the settings of a model on clips, whose kind they state."""
-    spec_type = {"images": ImageSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
+    spec_type = {"images": PixelSpec, "mean": MeanSpec}.get(str(settings.get("kind")))
     return (read_model_spec if spec_type is None else spec_type.from_settings)(settings, source=source)
 
 
@@ -270,7 +270,7 @@ def fit_tensors(
     """Fit the tensors of `saved` (learned positions, embedding) to the clips and tubelets of `spec`."""
     if saved.model.positions == "learned-separable" and saved.grid != spec.grid:
         notify(f"learned positions are interpolated from clips of {clip_shape(saved)} to {clip_shape(spec)}")
-        tensors = interpolated(tensors, saved.grid, spec.grid)
+        tensors = fit_learned_positions(tensors, saved.grid, spec.grid)
     saved_frames, frames = saved.model.tubelet[0], spec.model.tubelet[0]
     if saved_frames != frames:
         notify(

@@ -39,7 +39,7 @@ class Int8Clips(NamedTuple):
     held_out: list[Tensor]  # compared only, not used for calibration
 
 
-def read_int8_clips(opened: LoadedModel, source: Path, emit: Emit) -> Int8Clips:
+def read_int8_clips(loaded: LoadedModel, source: Path, emit: Emit) -> Int8Clips:
     """Read the middle clip of videos that are evenly spread over a source.
 
     Args:
@@ -48,8 +48,8 @@ def read_int8_clips(opened: LoadedModel, source: Path, emit: Emit) -> Int8Clips:
     """
     if not source.exists():
         raise DataError(f"--calibrate {source}: no such list or folder")
-    recipe = recover_recipe(opened, notify=lambda text: emit(notice(text)))
-    data, clip = recipe.data, clip_format(recipe, opened.model.stage)
+    recipe = recover_recipe(loaded, notify=lambda text: emit(notice(text)))
+    data, clip = recipe.data, clip_format(recipe, loaded.model.stage)
     samples = find_samples([source], root=Path(data.root) if _is_run_list(data, source) else None)
     num_calibration = min(len(samples), MAX_CALIBRATION)
     calibration = [index * len(samples) // num_calibration for index in range(num_calibration)]

@@ -53,7 +53,7 @@ BIASED_LAYERS: Final = (  # modules of a layer that have a weight and a bias
 
 
 def write_folder(
-    folder: Path, opened: LoadedModel, *, card: Callable[..., str] | None = None
+    folder: Path, loaded: LoadedModel, *, card: Callable[..., str] | None = None
 ) -> dict[str, Any]:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
@@ -66,25 +66,25 @@ def write_folder(
         `{"written", "difference", "notes"}`: the files, the largest difference between the outputs of the
         model and of the written weights, and the settings where transformers computes something else.
     """
-    spec, weights = opened.spec, opened.weights
+    spec, weights = loaded.spec, loaded.weights
     assert isinstance(spec, ClipSpec)
     if not isinstance(spec, ModelSpec):
-        raise CheckpointError(f"{opened.file}: transformers has no {spec.title}; use --to onnx")
+        raise CheckpointError(f"{loaded.file}: transformers has no {spec.title}; use --to onnx")
     if obstacles := ", ".join(_find_obstacles(spec)):
         problem = f"transformers' VideoMAE does not support {obstacles}"
-        raise CheckpointError(f"{opened.file}: {problem}; use --to onnx")
+        raise CheckpointError(f"{loaded.file}: {problem}; use --to onnx")
     tensors: dict[str, Tensor] = {}
     for our_name, names in FAMILIES["transformers"].translate(list(_list_names(spec))).sources.items():
         parts = weights.tensors[our_name].chunk(len(names))  # everest joins query, key and value
         tensors |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
     config, processing = _make_config(weights, spec), preprocessor(spec)
-    foreign = ForeignCheckpoint(path=opened.file, tensors=tensors, config=config, preprocessor=processing)
+    foreign = ForeignCheckpoint(path=loaded.file, tensors=tensors, config=config, preprocessor=processing)
     converted = convert(foreign, Hints())
     assert converted.weights.tensors.keys() == weights.tensors.keys()
     assert all(torch.equal(converted.weights.tensors[name], x) for name, x in weights.tensors.items())
-    module = build_model(converted.identity.spec, converted.weights, source=opened.file)
-    difference = _compute_outputs(opened.module, spec) - _compute_outputs(module, spec)
-    clip = find_training_clip(opened)
+    module = build_model(converted.identity.spec, converted.weights, source=loaded.file)
+    difference = _compute_outputs(loaded.module, spec) - _compute_outputs(module, spec)
+    clip = find_training_clip(loaded)
     notes = [*_note_differences(spec), *compare_preprocessor(processing, spec.size)]
     if clip is not None and clip.sampling == "dense" and clip.fps is None:
         config[FRAME_SAMPLE_RATE] = clip.stride

@@ -110,7 +110,7 @@ def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
     return settings
 
 
-def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None) -> str:
+def best_metric(heads: Heads, requested: str | None, class_names: Collection[str] | None) -> str:
     """The metric that chooses the best weights: `finetune.best`, or that of the task.
 
     With a class `background`, which most windows of a recording have, it is the mean class accuracy. With
@@ -120,9 +120,9 @@ def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None)
     Args:
         names: of the classes, if they are known.
     """
-    if chosen is not None:
-        return chosen
-    if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (names or ()):
+    if requested is not None:
+        return requested
+    if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (class_names or ()):
         return BACKGROUND_METRIC
     if len(heads) == 1:
         return METRIC_OF_TASK[heads[0].task]

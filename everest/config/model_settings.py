@@ -79,7 +79,7 @@ class ModelSettings:
 
     backbone: Annotated[Backbone, v.WITH_HYPHENS] = "vit-b"
     input: v.ModelInput = "frames"  # differences is our choice for few videos
-    tubelet: tuple[v.Length, v.Length, v.Length] = (2, 16, 16)  # EVEREST Table 15
+    tubelet: tuple[v.SmallCount, v.SmallCount, v.SmallCount] = (2, 16, 16)  # EVEREST Table 15
     positions: v.Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
     registers: v.CountOrZero = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
@@ -97,39 +97,39 @@ class ModelSettings:
     # features of a frozen encoder (everest.models.pooling.mean_and_change).
     pooling: v.Pooling = "mean"
     decoder_depth: v.Depth = 4  # released scripts
-    width: v.Length | None = None  # channels of a token in the encoder; None, here and below: the backbone's
+    width: v.SmallCount | None = None  # channels of a token in the encoder; None, also below: the backbone's
     depth: v.Depth | None = None  # blocks of the encoder
-    heads: v.Length | None = None  # of attention, in each block of the encoder
-    mlp_width: v.Length | None = None  # of the encoder's blocks; if no backbone has one: four times the width
-    decoder_width: v.Length | None = None  # channels of a token in the decoder
-    decoder_heads: v.Length | None = None  # of attention, in each block of the decoder
+    heads: v.SmallCount | None = None  # of attention, in each block of the encoder
+    mlp_width: v.SmallCount | None = None  # of the encoder's blocks; without one in the backbone: 4 * width
+    decoder_width: v.SmallCount | None = None  # channels of a token in the decoder
+    decoder_heads: v.SmallCount | None = None  # of attention, in each block of the decoder
 
     @property
     def backbone_size(self) -> BackboneSize:
         """The backbone's sizes, with the sizes that are set here in their place."""
         names = ("width", "depth", "heads", "mlp_width", "decoder_width", "decoder_heads")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if "width" in given:  # the backbone's MLP is for its own width
-            given.setdefault("mlp_width", None)
-        return replace(BACKBONES[self.backbone], **given)
+        overrides = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if "width" in overrides:  # the backbone's MLP is for its own width
+            overrides.setdefault("mlp_width", None)
+        return replace(BACKBONES[self.backbone], **overrides)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the key of each setting that does not go with another one, and the reason."""
         size = self.backbone_size
-        for part, width, heads in (
+        for prefix, width, heads in (
             ("", size.width, size.heads),
             ("decoder_", size.decoder_width, size.decoder_heads),
         ):
             channels = width // heads
             if width % heads:
-                of_part = "decoder's width" if part else "width"
-                yield f"{part}heads", f"{heads} heads do not divide the {of_part} of {width}"
+                width_name = "decoder's width" if prefix else "width"
+                yield f"{prefix}heads", f"{heads} heads do not divide the {width_name} of {width}"
             # A quarter of the channels encodes time, three eighths each height and width, by sine and cosine.
             if self.positions in ("separable", "interpolated-separable") and width % 16:
-                yield f"{part}width", f"{width} is no multiple of 16, which separable positions need"
+                yield f"{prefix}width", f"{width} is no multiple of 16, which separable positions need"
             if self.positions == "rotary" and (channels % 2 or not rotary_channels(channels)):
                 text = "rotary positions need an even number, 6 at least"
-                yield f"{part}heads", f"{heads} heads of {channels} channels; {text}"
+                yield f"{prefix}heads", f"{heads} heads of {channels} channels; {text}"
         if self.rotary != "none" and size.width // size.heads % 4:
             text = f"{size.heads} heads of {size.width // size.heads} channels; rotary needs a multiple of 4"
             yield "heads", text

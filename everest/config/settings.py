@@ -45,7 +45,7 @@ class DataSettings:
     # Several label columns, instead of `num_classes` and `task`: each has a number of classes,
     # {multi-label: N} or regression.
     heads: HeadSettings | None = None
-    frames: v.Length = 16  # EVEREST §5
+    frames: v.SmallCount = 16  # EVEREST §5
     size: v.Size = 224  # EVEREST §5
     # Frames per second that strides count; None: each frame of a file, as in all official code.
     fps: v.Fps | None = None

@@ -26,15 +26,15 @@ Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, 
 class TokenizerConfig:
     """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
 
-    stem: tuple[v.Length, v.Length]  # stride of the first convolution in frames and pixels; (1, 1): none
-    channels: v.Length = 64  # channels of the first level
-    multipliers: Annotated[tuple[v.Length, ...], Field(min_length=1)]  # factors of `channels`, one per level
+    stem: tuple[v.SmallCount, v.SmallCount]  # stride of the first convolution: frames, pixels; (1, 1): none
+    channels: v.SmallCount = 64  # channels of the first level
+    multipliers: Annotated[tuple[v.SmallCount, ...], Field(min_length=1)]  # of `channels`, one per level
     time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
     blocks: v.Depth = 2  # residual blocks per level of the encoder, and in its middle
     decoder_blocks: v.Depth = 2  # the same for the decoder
     levels: Levels = (8, 8, 8, 8, 8, 8)  # per dimension of a code; the LVMAE paper has 2^18 codes
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] = 1.0  # factor of height and width, applied first
-    scorer_channels: tuple[v.Length, v.Length] = (32, 64)  # channels of the scorer's two convolutions
+    scorer_channels: tuple[v.SmallCount, v.SmallCount] = (32, 64)  # channels of the scorer's two convolutions
 
     @property
     def stride(self) -> tuple[int, int]:
@@ -99,8 +99,8 @@ class TokenizerArchitecture:
 
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
-    chunk: v.Length  # frames that are encoded together
-    size: tuple[v.Length, v.Length]  # height, width of the training clips; other sizes work as well
+    chunk: v.SmallCount  # frames that are encoded together
+    size: tuple[v.SmallCount, v.SmallCount]  # height, width of the training clips; other sizes work as well
     keep: v.RatioAboveZero  # fraction of a chunk's ranked tokens from which training reconstructs a clip
     checkpointing: bool = False  # recompute activations in the backward pass
 
@@ -130,9 +130,9 @@ class TokenizerSettings(ScheduleSettings):
     views_per_decode: ClassVar[int] = 1
     checkpoint: str | None = None  # a trained tokenizer
     size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"  # of the network
-    channels: v.Length | None = None  # channels of the first level; None: by `size`
+    channels: v.SmallCount | None = None  # channels of the first level; None: by `size`
     levels: Levels = (8, 8, 8, 8, 8, 8)  # of each dimension of a code: 2^18 codes [P]
-    frames: v.Length = 16  # frames of a chunk, which is encoded at once [P]
+    frames: v.SmallCount = 16  # frames of a chunk, which is encoded at once [P]
     keep: v.RatioAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     warmup: v.RatioBelowOne = 0.0  # fraction of the steps that keep all tokens, at the start
     full_batches: v.Ratio = 0.25  # fraction of the other steps that keep all tokens

@@ -47,7 +47,7 @@ WITH_HYPHENS: Final = BeforeValidator(with_hyphens)
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
-Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
+SmallCount = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0, le=MAX_NUMBER)]
@@ -86,7 +86,7 @@ ModelInput = Literal["frames", "differences"]
 AttentionScope = Literal["joint", "slice"]
 Pooling = Annotated[Literal["mean", "first", "class-attention", "mean-change"], WITH_HYPHENS]
 Size = Annotated[
-    Length | tuple[Length, Length],
+    SmallCount | tuple[SmallCount, SmallCount],
     BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),
     must_be("a number of pixels or [height, width]"),
 ]

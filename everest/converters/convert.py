@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.converters.foreign_checkpoint import FRAME_SAMPLE_RATE, ForeignCheckpoint
 from everest.converters.preprocessor import compare_preprocessor
 from everest.converters.recognition import ForeignMetadata, Hints, derive_model_spec, recognize
-from everest.errors import CheckpointError, first_names, shorten
+from everest.errors import CheckpointError, join_first, shorten
 from everest.models.clip_spec import ModelSpec
 from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
@@ -122,7 +122,7 @@ def convert(
         fix = "`everest convert --partial` takes the encoder, which is all that finetune needs"
         if of_encoder:  # names a tensor of all blocks once
             parts = sorted({shorten(re.sub(r"\.\d+\.", ".N.", name)) for name in of_encoder})
-            named = first_names(parts, MAX_LISTED)
+            named = join_first(parts, MAX_LISTED)
             fix = f"its encoder would compute other features without {named}; take another checkpoint"
         elif any(name.startswith("encoder.") for name in missing):
             fix = "`everest convert --partial` takes what fits"

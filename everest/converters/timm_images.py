@@ -31,7 +31,7 @@ from everest.config.model_settings import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.converters.foreign_checkpoint import read_foreign
-from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shorten
+from everest.errors import CheckpointError, RecipeError, did_you_mean, join_first, shorten
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import EncoderSpec
 from everest.models.positions import LOWER_ROTARY_BASE, ROTARY_BASE, SPATIAL, TEMPORAL
@@ -93,7 +93,7 @@ def _find_config(model_name: str, *, source: str, needs_weights: bool) -> Pretra
     """Return timm's metadata of weights; RecipeError if none exist, or none on the hub if needed."""
     if not timm.is_model(model_name):
         names = [name for name in timm.list_pretrained() if model_name and name.startswith(model_name)]
-        similar = f"; it has {first_names(names)}" if names else did_you_mean(model_name, timm.list_models())
+        similar = f"; it has {join_first(names)}" if names else did_you_mean(model_name, timm.list_models())
         raise RecipeError(f"{source}: timm has no such model{similar}")
     architecture, _, tag = model_name.partition(".")
     listed = timm.list_pretrained(f"{architecture}.*")

@@ -42,7 +42,7 @@ class LoadedSample(NamedTuple):
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame selection
-    erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
+    erase_boxes: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed_reads: FailedReads
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     regions: Regions | None = None  # the regions from which the device makes the frames
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
     label: Tensor  # (B, L) float32
     video_ids: list[str]
     noise: Tensor  # (B, V, M) float32
-    erase: Tensor  # (B, V, 4) int64
+    erase_boxes: Tensor  # (B, V, 4) int64
     failed_reads: list[FailedReads]
     inputs: dict[str, Tensor]  # (B, V, …) each
     copies: list[torch.cuda.Event]  # recorded after each copy to a GPU that may be under way
@@ -79,7 +79,7 @@ class ClipDataset:
 
     samples: Sequence[Sample]
     _: KW_ONLY
-    make_views: StageViews
+    views: StageViews
     seed: int
     num_noise: int  # M
     decoder: str
@@ -97,18 +97,18 @@ class ClipDataset:
     @property
     def compares_videos(self) -> bool:
         """Whether the model needs to know which clips come from the same video."""
-        return isinstance(self.make_views, PretrainViews) and self.make_views.are_compared
+        return isinstance(self.views, PretrainViews) and self.views.are_compared
 
     def layout(self) -> Layout:
         """The shape and type of each tensor of a sample; CheckpointError if the tokens are damaged."""
-        views = self.make_views
+        views = self.views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "frames": (views.shape, torch.uint8),
             "label": ((sum(head.label_width for head in self.heads) or 1,), torch.float32),
             "noise": ((views.num_views, self.num_noise), torch.float32),
-            "erase": ((views.num_views, 4), torch.int64),
+            "erase_boxes": ((views.num_views, 4), torch.int64),
         }
-        if views.region is not None:
+        if views.region_size is not None:
             layout["regions"] = ((views.num_views, 3), torch.int64)
         if self.compares_videos:
             layout["videos"] = ((views.num_views,), torch.int64)
@@ -122,7 +122,7 @@ class ClipDataset:
 
     def regions(self, boxes: Tensor | None) -> Regions | None:
         """The regions of clips, or None if the device does not resize them."""
-        views = self.make_views
+        views = self.views
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
     def read(self, key: SampleKey, out: Tensor | None = None) -> LoadedSample:
@@ -141,7 +141,7 @@ class ClipDataset:
             rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
             try:
                 inputs = {} if self.tokens is None else self.tokens.read(variant, index)
-                views = self.make_views(self.samples[index], rng, self.decoder, out)
+                views = self.views(self.samples[index], rng, self.decoder, out)
             except VideoError as error:
                 failed_reads.append((str(error.path), error.reason))
                 if self.replace_bad:
@@ -165,7 +165,7 @@ class ClipDataset:
             label=torch.tensor(label_values(sample.labels, self.heads) or (-1,), dtype=torch.float32),
             video_id=sample.video_id,
             noise=torch.from_numpy(noise),
-            erase=views.erase,
+            erase_boxes=views.erase_boxes,
             failed_reads=failed_reads,
             inputs=inputs,
             regions=self.regions(views.regions),
@@ -173,10 +173,10 @@ class ClipDataset:
 
     def _empty_views(self, out: Tensor | None) -> SampleViews:
         """The views of an unreadable sample: zeros."""
-        views = self.make_views
+        views = self.views
         frames = torch.empty(views.shape, dtype=torch.uint8) if out is None else out
         boxes = torch.zeros(views.num_views, 4, dtype=torch.int64)
-        regions = None if views.region is None else torch.tensor([(*views.size, 0)] * views.num_views)
+        regions = None if views.region_size is None else torch.tensor([(*views.size, 0)] * views.num_views)
         return SampleViews(frames.zero_(), boxes, regions)
 
 
@@ -216,14 +216,14 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        part = self.samples_per_step // self.num_processes
-        first = self.rank * part
+        samples_per_process = self.samples_per_step // self.num_processes
+        first = self.rank * samples_per_process
         batch = []
         for step in range(self.start_step, self.num_steps):
             if not self.repeat_first or step == self.start_step:
-                batch = list(islice(keys, self.samples_per_step))[first : first + part]
+                batch = list(islice(keys, self.samples_per_step))[first : first + samples_per_process]
             size = self.samples_per_micro_batch
-            yield from (batch[start : start + size] for start in range(0, part, size))
+            yield from (batch[start : start + size] for start in range(0, samples_per_process, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
         """Yield the samples of `step` and all later steps, without end."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from everest.data.frames import part_of
+from everest.data.frames import truncated_fraction
 
 __all__ = [  # the public names of everest.crops
     "Box",
@@ -109,12 +109,12 @@ def random_resized_crop(
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*areas) * height * width
         ratio = _log_uniform(CROP_RATIO, rng) * target_ratio
-        crop = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < crop[0] <= height and 0 < crop[1] <= width:
-            return _random_box(frame, crop, rng)
+        size = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < size[0] <= height and 0 < size[1] <= width:
+            return _random_box(frame, size, rng)
     ratio = min(max(width / height, CROP_RATIO[0] * target_ratio), CROP_RATIO[1] * target_ratio)
-    crop = min(height, round(width / ratio)), min(width, round(height * ratio))
-    return center_box(frame, (max(crop[0], 1), max(crop[1], 1)))
+    size = min(height, round(width / ratio)), min(width, round(height * ratio))
+    return center_box(frame, (max(size[0], 1), max(size[1], 1)))
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
@@ -125,9 +125,9 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
     for _ in range(MAX_ATTEMPTS):
         area = rng.uniform(*ERASED_AREA) * height * width
         ratio = _log_uniform(ERASED_RATIO, rng)
-        box = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if box[0] < height and box[1] < width:
-            return _random_box(frame, box, rng)
+        size = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if size[0] < height and size[1] < width:
+            return _random_box(frame, size, rng)
     return NO_BOX
 
 
@@ -143,8 +143,8 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
     if crops == 1:
         return [center_box(frame, target)]
     down, right = frame[0] - target[0], frame[1] - target[1]
-    last = crops - 1
-    return [Box(part_of(down, k, last), part_of(right, k, last), *target) for k in range(crops)]
+    tops, lefts = ([truncated_fraction(x, k, crops - 1) for k in range(crops)] for x in (down, right))
+    return [Box(top, left, *target) for top, left in zip(tops, lefts, strict=True)]
 
 
 def center_box(frame: Size, target: Size) -> Box:

@@ -51,16 +51,16 @@ def view_windows(length: int, frames: int, stride: int, clips: int) -> list[Fram
     ids = np.arange(0, length, stride)
     ids = np.pad(ids, (0, max(frames - ids.size, 0)), mode="edge")
     spare = ids.size - frames
-    starts = [spare // 2] if clips == 1 else [part_of(spare, clip, clips - 1) for clip in range(clips)]
+    starts = [spare // 2] if clips == 1 else [truncated_fraction(spare, i, clips - 1) for i in range(clips)]
     return [ids[start : start + frames] for start in starts]
 
 
 def segment_frames(length: int, frames: int, rng: np.random.Generator) -> FrameIds:
     """A random frame of each of `frames` equal parts; only the first frame if the video is shorter."""
-    part = length // frames
-    if part == 0:
+    spacing = length // frames
+    if spacing == 0:
         return np.zeros(frames, dtype=np.int64)  # as released: the frames of a short video are not spread
-    return part * np.arange(frames) + rng.integers(0, part, size=frames)
+    return spacing * np.arange(frames) + rng.integers(0, spacing, size=frames)
 
 
 def segment_views(length: float, frames: int, clips: int, begin: float = 0.0) -> list[FrameIds]:
@@ -69,9 +69,9 @@ def segment_views(length: float, frames: int, clips: int, begin: float = 0.0) ->
     Two clips take the starts and the middles of the parts, as in the official code; a single clip takes
     the middles. For `begin` see `spread_frames`.
     """
-    part = length / frames
+    spacing = length / frames
     phases = [0.5] if clips == 1 else [clip / clips for clip in range(clips)]
-    return [(begin + part * phase + part * np.arange(frames)).astype(np.int64) for phase in phases]
+    return [(begin + spacing * phase + spacing * np.arange(frames)).astype(np.int64) for phase in phases]
 
 
 def spread_frames(length: float, frames: int, phase: float, begin: float = 0.0) -> FrameIds:
@@ -86,7 +86,7 @@ def spread_frames(length: float, frames: int, phase: float, begin: float = 0.0) 
     return (begin + (np.arange(frames) + phase) * length / frames).astype(np.int64)
 
 
-def part_of(total: int, numerator: int, denominator: int) -> int:
+def truncated_fraction(total: int, numerator: int, denominator: int) -> int:
     """`total * numerator / denominator`, truncated to an integer.
 
     It computes in floating point and in this order, as the official code does: 49 steps of 1/49 make 48.

@@ -34,12 +34,12 @@ from everest.system.processes import num_local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # heuristic: time between two checks whether to stop, while waiting for a batch
 SHARED_MEMORY_FRACTION: Final = 0.5  # heuristic: fraction of the free memory; validation also needs some
-COMMON_TENSORS: Final = ("frames", "label", "noise", "erase")  # in every batch; models may have more inputs
+COMMON_TENSORS: Final = ("frames", "label", "noise", "erase_boxes")  # in every batch; models may need more
 CHUNK_CLIPS: Final = 16  # heuristic: clips per chunk, views included; a chunk has at least one sample
 # Heuristic: chunks that may wait for one worker; their descriptions must fit into a connection's buffer.
 MAX_CHUNKS_AHEAD: Final = 16
 
-Order = StepSampler | Sequence[list[SampleKey]]
+BatchKeys = StepSampler | Sequence[list[SampleKey]]
 ClipInfo = tuple[str, FailedReads]  # `video_id` and `failed_reads` of a sample; its tensors are in the ring
 
 
@@ -48,7 +48,7 @@ class Chunk(NamedTuple):
 
     task_id: int  # number of the chunk among all chunks of a loader
     slot: int  # slot of the ring that it is written to
-    first: int  # row of the first sample in the slot
+    first_row: int  # row of the first sample in the slot
     keys: Sequence[SampleKey]
 
 
@@ -64,76 +64,75 @@ class BatchDivision(NamedTuple):
         """Yield the chunks of each batch."""
         task_ids = count()
         size = self.chunk_samples
-        for batch, keys in enumerate(batches):
+        for batch_index, keys in enumerate(batches):
             starts = range(0, len(keys), size)
-            yield [Chunk(next(task_ids), batch % self.num_slots, i, keys[i : i + size]) for i in starts]
+            yield [Chunk(next(task_ids), batch_index % self.num_slots, i, keys[i : i + size]) for i in starts]
 
 
 class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
 
-def choose_workers(dataset: ClipDataset, order: Order, workers: int | Literal["auto"]) -> int:
+def choose_workers(dataset: ClipDataset, batches: BatchKeys, workers: int | Literal["auto"]) -> int:
     """The number of workers; `auto` is as many as the cores and the free shared memory allow."""
-    return _fitting_workers(dataset, order, num_readers()) if workers == "auto" else workers
+    return _fitting_workers(dataset, batches, num_readers()) if workers == "auto" else workers
 
 
-def _fitting_workers(dataset: ClipDataset, order: Order, most: int) -> int:
+def _fitting_workers(dataset: ClipDataset, batches: BatchKeys, most: int) -> int:
     """The number of workers, at most `most`, whose batches fit into the free shared memory."""
     free_bytes, processes = free_shared_memory(), num_local_processes()
     for num_workers in range(most, 0, -1):
-        needed_bytes = shared_bytes(dataset, order, workers=num_workers) * processes
+        needed_bytes = shared_bytes(dataset, batches, workers=num_workers) * processes
         if free_bytes is None or needed_bytes <= SHARED_MEMORY_FRACTION * free_bytes:
             return num_workers
     return 0
 
 
 def read_with_fewer(
-    dataset: ClipDataset, order: Order, *, workers: int | Literal["auto"], timeout: float
+    dataset: ClipDataset, batches: BatchKeys, *, workers: int | Literal["auto"], timeout: float
 ) -> Generator[Batch]:
     """Yield batches like `read_batches`, with fewer workers, or none, if shared memory is short.
 
     For commands that read each video once: they need not be as fast as training.
     """
-    most = min(num_readers() if workers == "auto" else workers, sum(map(len, order)))
-    number = _fitting_workers(dataset, order, most)
+    most = min(num_readers() if workers == "auto" else workers, sum(map(len, batches)))
+    num_workers = _fitting_workers(dataset, batches, most)
     try:
-        loader = ClipLoader(dataset, order, workers=number, timeout=timeout)
+        loader = ClipLoader(dataset, batches, workers=num_workers, timeout=timeout)
     except EnvironmentProblem:  # a limit of the size of files, or another program was faster
-        loader = ClipLoader(dataset, order, workers=0, timeout=timeout)
+        loader = ClipLoader(dataset, batches, workers=0, timeout=timeout)
     with closing(loader):
         yield from loader
 
 
-def shared_bytes(dataset: ClipDataset, order: Order, *, workers: int) -> int:
+def shared_bytes(dataset: ClipDataset, batches: BatchKeys, *, workers: int) -> int:
     """The bytes of shared memory that a loader uses."""
-    division = divide_batches(dataset, order, workers=workers)
+    division = divide_batches(dataset, batches, workers=workers)
     sizes = field_bytes(dataset.layout(), num_slots=division.num_slots, batch_size=division.batch_samples)
     return sum(sizes.values()) if workers else 0
 
 
-def divide_batches(dataset: ClipDataset, order: Order, *, workers: int) -> BatchDivision:
+def divide_batches(dataset: ClipDataset, batches: BatchKeys, *, workers: int) -> BatchDivision:
     """Divide batches into chunks of about equal size, and choose how many chunks are read ahead.
 
     While a batch is used, the workers read the next batch and one more chunk each, and at least two chunks
     each. With fewer, a worker would wait for the step; with more, the ring would be larger.
     """
-    largest = (
-        order.samples_per_micro_batch if isinstance(order, StepSampler) else max(map(len, order), default=1)
-    )
-    num_chunks = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // dataset.make_views.num_views)))
+    is_sampler = isinstance(batches, StepSampler)
+    largest = batches.samples_per_micro_batch if is_sampler else max(map(len, batches), default=1)
+    num_chunks = max(1, math.ceil(largest / max(1, CHUNK_CLIPS // dataset.views.num_views)))
     chunk_samples = max(1, math.ceil(largest / num_chunks))
     if not workers:
         return BatchDivision(largest, chunk_samples, chunks_ahead=0, num_slots=1)
     num_chunks = max(1, math.ceil(largest / chunk_samples))
     chunks_ahead = min(workers + max(num_chunks, workers), workers * MAX_CHUNKS_AHEAD)
-    num_slots = min(1 + math.ceil(chunks_ahead / num_chunks), max(1, len(order)))
+    num_slots = min(1 + math.ceil(chunks_ahead / num_chunks), max(1, len(batches)))
     return BatchDivision(largest, chunk_samples, math.ceil(chunks_ahead / workers), num_slots)
 
 
-def read_batches(dataset: ClipDataset, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
+def read_batches(dataset: ClipDataset, keys: BatchKeys, *, workers: int, timeout: float) -> Generator[Batch]:
     """Yield the batches of a `ClipLoader`, whose workers live from the first batch to the last."""
-    with closing(ClipLoader(dataset, order, workers=workers, timeout=timeout)) as loader:
+    with closing(ClipLoader(dataset, keys, workers=workers, timeout=timeout)) as loader:
         yield from loader
 
 
@@ -144,7 +143,7 @@ class ClipLoader:
     occupies its slot of the ring.
 
     Args:
-        order: the samples of each batch.
+        batches: the samples of each batch.
         workers: processes that read; 0: this process reads.
         timeout: seconds to wait for a chunk; 0: no limit.
         should_stop: whether to give up the wait for a chunk.
@@ -153,18 +152,18 @@ class ClipLoader:
     def __init__(
         self,
         dataset: ClipDataset,
-        order: Order,
+        batches: BatchKeys,
         *,
         workers: int,
         timeout: float,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        division = divide_batches(dataset, order, workers=workers)
+        division = divide_batches(dataset, batches, workers=workers)
         self._dataset = dataset
         self._timeout = timeout
         self._should_stop = should_stop
         self._num_slots = division.num_slots
-        self._upcoming = division.chunks(order)
+        self._upcoming = division.chunks(batches)
         self._loaded: deque[list[Chunk]] = deque()  # batches that occupy a slot, each as its chunks
         self._unsent: deque[Chunk] = deque()  # chunks of these batches that no worker has
         self._copies: list[torch.cuda.Event] = []  # copies of the batch in use
@@ -238,11 +237,11 @@ class ClipLoader:
 
 def read_chunk(dataset: ClipDataset, ring: Ring, chunk: Chunk) -> list[ClipInfo]:
     """Read the clips of a chunk into its rows of the ring."""
-    rows = ring.batch(chunk.slot, chunk.first + len(chunk.keys))  # (rows, …) each
+    rows = ring.batch(chunk.slot, chunk.first_row + len(chunk.keys))  # (rows, …) each
     infos = []
-    for row, key in enumerate(chunk.keys, chunk.first):
+    for row, key in enumerate(chunk.keys, chunk.first_row):
         clip = dataset.read(key, out=rows["frames"][row])
-        tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.inputs}
+        tensors = {"label": clip.label, "noise": clip.noise, "erase_boxes": clip.erase_boxes, **clip.inputs}
         if clip.regions is not None:
             tensors["regions"] = clip.regions.boxes
         for name, value in tensors.items():

@@ -212,7 +212,7 @@ def make_dataset(
         notices = (*notices, f"data.clips_per_video: {total}")
     return ClipDataset(
         epoch_samples,
-        make_views=views,
+        views=views,
         seed=recipe.train.seed,
         num_noise=num_noise,
         decoder=data.decoder,
@@ -224,11 +224,11 @@ def make_dataset(
 
 def apply_resize_setting(dataset: ClipDataset, resize: str, device: torch.device) -> ClipDataset:
     """The same training clips, resized where `data.resize` says; with cached tokens, in the workers."""
-    views = dataset.make_views
+    views = dataset.views
     on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
     if not on_device or dataset.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
         return dataset
-    return replace(dataset, make_views=replace(views, region=largest_region(views.size)))
+    return replace(dataset, views=replace(views, region_size=largest_region(views.size)))
 
 
 def num_clips(sample: Sample) -> int:
@@ -249,7 +249,7 @@ def examine_lengths(dataset: ClipDataset) -> str | None:
     Raises:
         DataError: none of them can be read.
     """
-    views = dataset.make_views
+    views = dataset.views
     stride = views.stride if views.sampling == "dense" else 1  # other samplings span any video
     lengths: list[int] = []
     errors: list[VideoError] = []

@@ -49,7 +49,7 @@ class SampleViews(NamedTuple):
     """The views of one sample."""
 
     frames: Tensor  # (V, C, T, H, W) uint8
-    erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
+    erase_boxes: Tensor  # (V, 4) int64: top, left, height, width; a height of 0 erases nothing
     regions: Tensor | None = None  # (V, 3) int64, see `Regions`; `frames` are then (V, T, R, S, C)
 
 
@@ -111,7 +111,7 @@ class StageViews(ClipFormat, ABC):
     """Makes the views of samples for one stage."""
 
     antialias: ClassVar[bool] = False  # whether crops are resized with a filter, see `resize`
-    region: Size | None = None  # (R, S) of the regions that the device resizes; None: crops are resized here
+    region_size: Size | None = None  # (R, S) of regions that the device resizes; None: crops are resized here
 
     @property
     def num_views(self) -> int:
@@ -121,9 +121,9 @@ class StageViews(ClipFormat, ABC):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the views in memory."""
-        if self.region is None:
+        if self.region_size is None:
             return self.num_views, self.channels, self.frames, *self.size
-        return self.num_views, self.frames, *self.region, self.channels
+        return self.num_views, self.frames, *self.region_size, self.channels
 
     def __call__(self, sample: Sample, rng: Generator, decoder: str, out: Out = None) -> SampleViews:
         """The views of a sample, in the memory `out` if it is given."""
@@ -146,18 +146,18 @@ class StageViews(ClipFormat, ABC):
 
     def _resize(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> SampleViews:
         """Resize crops (T, h, w, C) and flip crops marked True, or leave both to the device."""
-        if self.region is None:
-            views = [resize(region, self.size, antialias=self.antialias).numpy() for region, _ in crops]
+        if self.region_size is None:
+            views = [resize(pixels, self.size, antialias=self.antialias).numpy() for pixels, _ in crops]
             directions = [-1 if is_flipped else 1 for _, is_flipped in crops]
             views = [view[..., ::direction] for view, direction in zip(views, directions, strict=True)]
             return _stack_views(views, out, erase)
         frames = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
         boxes = []
-        for target, (region, is_flipped) in zip(frames, crops, strict=True):
-            if region.size(1) > self.region[0] or region.size(2) > self.region[1]:
-                region = resize(region, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
-            target[:, : region.size(1), : region.size(2)] = region
-            boxes.append((region.size(1), region.size(2), int(is_flipped)))
+        for target, (pixels, is_flipped) in zip(frames, crops, strict=True):
+            if pixels.size(1) > self.region_size[0] or pixels.size(2) > self.region_size[1]:
+                pixels = resize(pixels, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
+            target[:, : pixels.size(1), : pixels.size(2)] = pixels
+            boxes.append((pixels.size(1), pixels.size(2), int(is_flipped)))
         return SampleViews(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(boxes))
 
 
@@ -243,12 +243,13 @@ class EvalViews(StageViews):
         return self.clips * self.crops
 
     def make(self, reader: FrameReader, rng: Generator, out: Out) -> SampleViews:
-        file_ids, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
+        clip_ids = self.clip_frame_ids(reader.footage)  # (clips, T)
+        file_ids, positions = np.unique(clip_ids, return_inverse=True)  # (F,), (clips, T)
         frames = reader.read_in_order(file_ids)  # large frames do not fit into the memory together
         video = torch.cat([self.resize_frames(frame[None]) for frame in frames], dim=1)
         return _stack_views(self.cut_views(video, positions), out)
 
-    def windows(self, footage: Footage) -> NDArray[np.int64]:
+    def clip_frame_ids(self, footage: Footage) -> NDArray[np.int64]:
         """The frame numbers in the file of each clip, (clips, T)."""
         length = footage.num_frames if self.sampling == "dense" else footage.extent
         choose = find_sampling(self.sampling).views

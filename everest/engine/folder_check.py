@@ -9,7 +9,7 @@ from pathlib import Path
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, load_recipe, recipe_values
 from everest.config.run_options import RunOptions
 from everest.config.settings import Recipe
-from everest.errors import OptionError, differing, first_names
+from everest.errors import OptionError, differing, join_first
 from everest.system.files import IN_USE_FIX, is_unfinished
 from everest.system.locks import refuse_running
 from everest.system.run_folder import (
@@ -98,22 +98,22 @@ class FolderCheck:
                 "folder"
             )
         saved = flat_values(recipe_values(load_recipe(run.path / RECIPE_FILE, imports=False)))
-        given = flat_values(recipe_values(self.recipe))
+        requested = flat_values(recipe_values(self.recipe))
         may_change = {*RESUME_MAY_CHANGE, "train.micro_batch"}  # the plan refuses another size
-        may_change |= set(filter(self.rules.may_change, saved.keys() | given.keys()))
+        may_change |= set(filter(self.rules.may_change, saved.keys() | requested.keys()))
         may_change |= {
-            key for key in self.rules.frozen if self._may_have_moved(saved.get(key), given.get(key))
+            key for key in self.rules.frozen if self._may_have_moved(saved.get(key), requested.get(key))
         }
-        saved, given = (
-            {key: x for key, x in each.items() if key not in may_change} for each in (saved, given)
+        saved, requested = (
+            {key: x for key, x in each.items() if key not in may_change} for each in (saved, requested)
         )
         environment = run.read_environment()
         before = {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
         now = {"command": options.stage, "--overfit-one-batch": options.one_batch}
         before |= {"--init": environment.init, "--decoder": environment.decoder if init_file else None}
         now |= {"--init": init_file and init_file.file, "--decoder": init_file and init_file.decoder}
-        if differences := [*differing(before, now), *differing(saved, given)]:
-            shown = first_names(differences, 3)
+        if differences := [*differing(before, now), *differing(saved, requested)]:
+            shown = join_first(differences, 3)
             raise OptionError(
                 f"{folder}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
             )

@@ -37,7 +37,7 @@ LOSS_RISE: Final = 1.2  # overfitting: the validation loss is above this times i
 LOSS_FALL: Final = 0.95  # and the training loss is below this times its value at that time
 
 
-class Validations:
+class ValidationHistory:
     """The validations of a run so far, read from metrics.jsonl, so that a resumed run knows all of them.
 
     Args:
@@ -150,13 +150,13 @@ def closing_event(training: Training) -> dict[str, Any]:
             values = [row[name] for row in rows[-RECENT_LOSSES:] if row.get(name) is not None]
             text += f"; {measured.format(fmean(values))}" if values else ""
         return notice(text)
-    guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
-    if guess is None or model.camera_weight:
+    guessing_loss = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
+    if guessing_loss is None or model.camera_weight:
         return notice(text)
-    text += f"; predicting each tubelet's mean color gives about {guess:g}"
-    if has_diverged(fmean(losses), guess):
+    text += f"; predicting each tubelet's mean color gives about {guessing_loss:g}"
+    if has_diverged(fmean(losses), guessing_loss):
         return warning(f"{text}: the loss rose above it, so the run diverged; {SMALLER_UPDATES}")
-    if fmean(losses) <= NEAR_MEAN_COLOR * guess:
+    if fmean(losses) <= NEAR_MEAN_COLOR * guessing_loss:
         return notice(text)
     advice = learning_rate_advice(plan, new_weights=training.state.header.origin is None)
     return warning(f"{text}: little is learned; {advice or 'try more steps or another base_lr'}")
@@ -173,7 +173,7 @@ def chance_warning(
     settings: FinetuneSettings,
     heads: Heads,
     *,
-    guess: float,
+    guessing_loss: float,
     highest: float,
     ends: bool,
 ) -> str | None:
@@ -191,17 +191,17 @@ def chance_warning(
     is_plain = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
     logarithms = " and ".join(f"ln({size})" for size in sizes)
     logarithms = f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = " if is_plain else ""
-    guessing = f"that of guessing, {logarithms}{guess:.2f}"
-    if has_diverged(loss, guess):
+    guessing = f"that of guessing, {logarithms}{guessing_loss:.2f}"
+    if has_diverged(loss, guessing_loss):
         return f"the loss, {loss:.3g}, rose above {guessing}: the run diverged; {SMALLER_UPDATES}"
     if not is_plain:
         return None
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
-    if loss < guess - (UNDERFITS if ends else STILL_GUESSING) * (guess - lowest):
+    if loss < guessing_loss - (UNDERFITS if ends else STILL_GUESSING) * (guessing_loss - lowest):
         return None
     fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
-    rate = "lower" if plan.peak_lr > USUAL_LR[1] or highest > PEAKED * guess else "higher"
+    rate = "lower" if plan.peak_lr > USUAL_LR[1] or highest > PEAKED * guessing_loss else "higher"
     return (
         f"the loss, {loss:.2f}, is still near {guessing}. Check that the labels "
         f"belong to the videos; try {fewer}more steps or a {rate} base_lr"
@@ -222,5 +222,5 @@ def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: flo
         return float(both + (num_classes - 2) * entr(rest))
 
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
-    other = fmean(float(beta(alpha, alpha).expect(entropy)) for alpha in alphas) if alphas else entropy(1)
-    return other + (entropy(1) - other) / num_classes
+    mixed_entropy = fmean(float(beta(a, a).expect(entropy)) for a in alphas) if alphas else entropy(1)
+    return mixed_entropy + (entropy(1) - mixed_entropy) / num_classes

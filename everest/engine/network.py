@@ -14,7 +14,7 @@ from everest.config.settings import TrainedSection, TrainSettings
 from everest.engine.step import MicroBatchLosses, StepRecord, TrainedNetwork, UpdateGuard, update_networks
 from everest.models.base import TokenModel
 from everest.models.block import Block
-from everest.models.partial import choose_trained
+from everest.models.partial import freeze_and_adapt
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.system.compute import fuse_functions
 from everest.system.private_apis import keep_compiler_limits, set_compiler_limits
@@ -74,7 +74,7 @@ def make_network(
     model: nn.Module, section: TrainedSection, settings: TrainSettings, accelerator: Accelerator
 ) -> TrainedNetwork:
     """Move a new model to its device, freeze what its stage does not train, and make its optimizer."""
-    choose_trained(model, section)
+    freeze_and_adapt(model, section)
     model.to(accelerator.device)
     ema = None
     if settings.ema is not None:

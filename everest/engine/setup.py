@@ -105,20 +105,20 @@ def _plan(inputs: StageInputs, context: RunContext) -> tuple[Schedule, str | Non
         other_networks=inputs.other_networks,
         other_clip_bytes=inputs.other_clip_bytes,
     )
-    run, kept = context.run_folder, None  # kept: clips in a micro-batch of the run that is resumed
+    run, saved_micro_batch = context.run_folder, None  # clips, if the run is resumed
     if context.resumed and (saved := run.read_environment().plan).processes == accelerator.num_processes:
-        kept = saved.micro_batch
-    largest = kept if settings.micro_batch == "auto" else settings.micro_batch
+        saved_micro_batch = saved.micro_batch
+    largest = saved_micro_batch if settings.micro_batch == "auto" else settings.micro_batch
     plan = plan_stage(
         inputs.section,
         num_videos=len(inputs.dataset),
         processes=accelerator.num_processes,
         largest_micro_batch=_largest_micro_batch(accelerator, memory) if largest is None else largest,
     )
-    if kept not in (None, plan.micro_batch):
+    if saved_micro_batch not in (None, plan.micro_batch):
         raise OptionError(
-            f"output {run.path}: its micro-batches have {kept} clips, now {plan.micro_batch}, which "
-            f"would change its numbers; set train.micro_batch={kept}, with "
+            f"output {run.path}: its micro-batches have {saved_micro_batch} clips, now {plan.micro_batch}, "
+            f"which would change its numbers; set train.micro_batch={saved_micro_batch}, with "
             "train.checkpointing=true if memory is short, or begin a new run with "
             f"--init {run.path} and another --output"
         )

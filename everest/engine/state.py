@@ -23,7 +23,7 @@ from torch import Tensor
 from everest.engine.context import RunContext
 from everest.engine.step import MODEL_PART, TrainedNetwork
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.models.partial import merged
+from everest.models.partial import merge_adapters
 from everest.system.compute import HostCopy
 from everest.system.text import json_text, parse_json
 from everest.system.weights import (
@@ -49,11 +49,11 @@ class SavedState:
 
     step: int  # updates done
     tensors: dict[str, Tensor]  # tensors by part and name
-    extra: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
+    notes: dict[str, Any]  # plain values: the counters of a run, the state of fp16's loss scale
 
     def save(self, folder: Path) -> None:
         """Write `step-<n>.safetensors`, and remove all states but the newest `KEPT_STATES`."""
-        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.extra)}
+        header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header["sha256"] = _checksum(header, self.tensors)
         write_tensors(folder / f"step-{self.step:09d}.safetensors", self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-KEPT_STATES]:
@@ -68,7 +68,7 @@ class SavedState:
         is_state = is_state and path.name == f"step-{header['step']:0>9}.safetensors"
         if not is_state or checksum != _checksum(header, tensors):
             raise CheckpointError("checksum mismatch, or not the state of the step in its name")
-        return cls(step=int(header["step"]), tensors=tensors, extra=parse_json(header["notes"]))
+        return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
 
 
 def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -82,7 +82,7 @@ def states_in(folder: Path) -> dict[int, Path]:
     return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
-def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def tensors_of_part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of a state's part `name`, by their names in it."""
     prefix = f"{name}/"
     return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
@@ -92,13 +92,13 @@ def _weights_of(network: TrainedNetwork) -> dict[str, Tensor]:
     """The weights and the averaged weights of a network, by `<part>/<name>`."""
     modules = {network.name: network.module}
     if network.ema is not None:
-        modules[network.own_name(EMA_PART)] = network.ema.module
+        modules[network.prefixed(EMA_PART)] = network.ema.module
     return {f"{part}/{key}": x for part, module in modules.items() for key, x in module.state_dict().items()}
 
 
-def capture(network: TrainedNetwork) -> dict[str, Tensor]:
+def capture_network(network: TrainedNetwork) -> dict[str, Tensor]:
     """The weights, the averaged weights and the moments of a network, by `<part>/<name>`."""
-    prefix, state = network.own_name(OPTIMIZER_PART), network.optimizer.state
+    prefix, state = network.prefixed(OPTIMIZER_PART), network.optimizer.state
     return _weights_of(network) | {
         f"{prefix}/{name}/{moment}": value
         for name, parameter in network.module.named_parameters()
@@ -106,26 +106,26 @@ def capture(network: TrainedNetwork) -> dict[str, Tensor]:
     }
 
 
-def restore(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `capture`, for tensors that `check` accepts; those of other networks are ignored."""
+def restore_network(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `capture_network`, for tensors that `check_network` accepts; others are ignored."""
     with torch.no_grad():
         for key, weight in _weights_of(network).items():
             weight.copy_(tensors[key])
     parameters = dict(network.module.named_parameters())
-    for key, value in part_of(tensors, network.own_name(OPTIMIZER_PART)).items():
+    for key, value in tensors_of_part(tensors, network.prefixed(OPTIMIZER_PART)).items():
         name, moment = key.rsplit("/", 1)
         network.optimizer.state[parameters[name]][moment] = value.to(parameters[name].device, copy=True)
 
 
-def check(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
+def check_network(network: TrainedNetwork, tensors: Mapping[str, Tensor]) -> None:
     """Check that all names, shapes and types are those of the network, else CheckpointError.
 
     All parameters have moments, or none has any: a step gives every parameter a gradient.
     """
-    expected, prefix = _weights_of(network), network.own_name(OPTIMIZER_PART)
+    expected, prefix = _weights_of(network), network.prefixed(OPTIMIZER_PART)
     parts = {key.partition("/")[0] for key in expected} | {prefix}
     own = {key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in parts}
-    if part_of(own, prefix):
+    if tensors_of_part(own, prefix):
         learning = {id(weight) for group in network.optimizer.param_groups for weight in group["params"]}
         expected |= {
             f"{prefix}/{name}/{moment}": torch.zeros(()) if moment == "step" else parameter
@@ -157,7 +157,7 @@ class TrainState:
         self._writer = ThreadPoolExecutor(max_workers=1) if context.overlaps else None
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, extra: dict[str, Any]) -> None:
+    def save(self, step: int, notes: dict[str, Any]) -> None:
         """Write the newest weights and a state to resume from, unless that is done for this step."""
         if self._saved_step == step:
             return
@@ -166,16 +166,16 @@ class TrainState:
         if not self._accelerator.is_main_process:
             return
         scaler = self._accelerator.scaler
-        tensors = {key: value for network in self._networks for key, value in capture(network).items()}
+        tensors = {key: x for network in self._networks for key, x in capture_network(network).items()}
         copies = HostCopy(tensors, keep=self._writer is not None)
-        extra = {**extra, "scaler": scaler.state_dict() if scaler else None}
+        notes = {**notes, "scaler": scaler.state_dict() if scaler else None}
         trained = MODEL_PART if self._networks[0].ema is None else EMA_PART
 
         def write() -> None:
-            state = SavedState(step=step, tensors=copies.read(), extra=extra)
+            state = SavedState(step=step, tensors=copies.read(), notes=notes)
             state.save(self._run.state)
             # After the state: a run with weights and without any state cannot be resumed.
-            self._write_weights(self._run.weights, part_of(state.tensors, trained), step, {})
+            self._write_weights(self._run.weights, tensors_of_part(state.tensors, trained), step, {})
 
         self._writing = self._writer.submit(write) if self._writer is not None else write()
 
@@ -196,7 +196,7 @@ class TrainState:
         self, path: Path, tensors: dict[str, Tensor], step: int, settings: Mapping[str, Any]
     ) -> None:
         """Write the tensors of the model; adapters are added to their matrices, and only a state has them."""
-        tensors = merged(self._networks[0].module, tensors)
+        tensors = merge_adapters(self._networks[0].module, tensors)
         settings = {**self.header.settings, **settings}
         replace(self.header, tensors=tensors, step=step, settings=settings).save(path)
 
@@ -212,9 +212,9 @@ class TrainState:
         if state is not None:
             step = state.step
             for network in self._networks:
-                restore(network, state.tensors)
-            if self._accelerator.scaler is not None and state.extra["scaler"]:
-                self._accelerator.scaler.load_state_dict(state.extra["scaler"])
+                restore_network(network, state.tensors)
+            if self._accelerator.scaler is not None and state.notes["scaler"]:
+                self._accelerator.scaler.load_state_dict(state.notes["scaler"])
             resumes = f"resuming after step {step} of {steps}"
             self._notify(f"all {last} steps are done" if step == last else resumes)
         elif run.weights.is_file():
@@ -237,7 +237,7 @@ class TrainState:
                 written = read_header(run.weights).step
             if written != step:  # killed between the last state and weights
                 self.save_weights(run.weights, step, {})
-        return step, None if state is None else state.extra
+        return step, None if state is None else state.notes
 
     def _newest(self) -> SavedState | None:
         """Read the newest intact state, if there are states. Damaged ones are reported and skipped.
@@ -256,9 +256,9 @@ class TrainState:
                     )
                 state = SavedState.read(path)
                 for network in self._networks:  # raises if the state is of another run
-                    check(network, state.tensors)
-                has_moments = part_of(state.tensors, self._networks[0].own_name(OPTIMIZER_PART))
-                if not has_moments and state.step > state.extra["skipped"]:
+                    check_network(network, state.tensors)
+                has_moments = tensors_of_part(state.tensors, self._networks[0].prefixed(OPTIMIZER_PART))
+                if not has_moments and state.step > state.notes["skipped"]:
                     raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error

@@ -46,7 +46,7 @@ class TrainedNetwork:
         """The module that is evaluated: the average, if there is one."""
         return self.module if self.ema is None else self.ema.module
 
-    def own_name(self, kind: str) -> str:
+    def prefixed(self, kind: str) -> str:
         """`kind`, such as `grad_norm`, after the name of the network; for the model `kind` alone."""
         return kind if self.name == MODEL_PART else f"{self.name}_{kind}"
 
@@ -183,9 +183,9 @@ def update_networks(
 
 
 def clip_gradients(
-    accelerator: Accelerator, networks: Sequence[TrainedNetwork], largest: float | None
+    accelerator: Accelerator, networks: Sequence[TrainedNetwork], max_norm: float | None
 ) -> dict[str, Tensor]:
-    """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
+    """Unscale (fp16), average and measure gradients, and scale them down to the norm `max_norm`, if given.
 
     Args:
         networks: the model first, whose gradients Accelerate averages over the processes; those of the
@@ -208,9 +208,9 @@ def clip_gradients(
             for gradient, own_mean in zip(gradients, means, strict=True):
                 gradient.copy_(own_mean.view_as(gradient))
         norm = torch.nn.utils.get_total_norm(gradients)
-        if largest is not None:
-            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.own_name(GRAD_NORM)] = norm
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), max_norm, norm)
+        norms[network.prefixed(GRAD_NORM)] = norm
     return norms
 
 

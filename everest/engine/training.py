@@ -116,13 +116,13 @@ class Training:
 
     def loader(self, step: int = 0) -> ClipLoader:
         """Start workers that read the clips of `order`; several training processes stop at a common step."""
-        signal, waits = self.stop_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
+        signal, grace_seconds = self.stop_signal, 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
             self.dataset,
             self.order(step),
             workers=self.workers,
             timeout=self.recipe.train.data_timeout,
-            should_stop=lambda: signal.received > 0 and signal.seconds >= waits,
+            should_stop=lambda: signal.received > 0 and signal.seconds >= grace_seconds,
         )
 
     def remaining_steps(self) -> Generator[Step]:
@@ -146,7 +146,7 @@ class Training:
         """Whether the run has steps left."""
         return self.steps_done < self.last_step
 
-    def finish_step(self, record: StepRecord, *, saves: bool = False) -> list[Row]:
+    def finish_step(self, record: StepRecord, *, save_now: bool = False) -> list[Row]:
         """End a step whose numbers are on their way to the host: judge, log, then save or stop the run.
 
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for the
@@ -154,7 +154,7 @@ class Training:
         they act alike. The run is saved by `train.save_every`, after the last step and after a signal.
 
         Args:
-            saves: save the run now; a validation follows, which may take long, and may fail.
+            save_now: save the run now; a validation follows, which may take long, and may fail.
         Returns:
             The new rows of metrics.jsonl.
         Raises:
@@ -164,22 +164,22 @@ class Training:
         """
         self.steps_done += 1
         self._unread.append(record)
-        rows = self._log_steps(but=1 if self.context.overlaps and not saves else 0)
+        rows = self._log_steps(keep_unread=1 if self.context.overlaps and not save_now else 0)
         record.seconds = time.monotonic() - record.started  # its row may be written later
         self.context.warn(self.waits.add(record.waited, record.seconds))
         every = self.recipe.train.save_every
         at_step = isinstance(every, int) and self.steps_done % every == 0
-        if saves or at_step or self._is_save_due or not self.has_steps:
+        if save_now or at_step or self._is_save_due or not self.has_steps:
             rows += self._log_steps()
             self._save()
         if self._agreed_signal and self.has_steps:
-            self.stop(self._agreed_signal, saves=True)
+            self.stop(self._agreed_signal, save_now=True)
         return rows
 
-    def _log_steps(self, *, but: int = 0) -> list[Row]:
-        """Read, judge and log the steps that are done, except the last `but`; returns their rows."""
+    def _log_steps(self, *, keep_unread: int = 0) -> list[Row]:
+        """Read, judge and log the steps that are done, except the last `keep_unread`; returns their rows."""
         context, rows = self.context, []
-        while len(self._unread) > but:
+        while len(self._unread) > keep_unread:
             record = self._unread.popleft()
             metrics, any_failed, signal, is_save_due = record.read()
             self._agreed_signal = self._agreed_signal or signal
@@ -198,13 +198,13 @@ class Training:
         """Log all steps, and write the newest weights and a state; all processes must call it."""
         self._log_steps()
         self._is_save_due, self.saved_at = False, time.monotonic()
-        extra = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
-        self.state.save(self.steps_done, extra)
+        notes = {"videos": self.bad_videos.counts(), "skipped": self.guard.skipped}
+        self.state.save(self.steps_done, notes)
 
-    def stop(self, signal: int, *, saves: bool) -> Never:
-        """Raise Stopped; if `saves`, save first, which all processes must do together."""
+    def stop(self, signal: int, *, save_now: bool) -> Never:
+        """Raise Stopped; if `save_now`, save first, which all processes must do together."""
         text, start = "timed out waiting for a batch, so this step is not saved", "the last saved step"
-        if saves:
+        if save_now:
             self._save()
             self.state.finish()
             self.context.accelerator.wait_for_everyone()  # a process that has ended would end the others
@@ -260,7 +260,7 @@ class Step:
             try:
                 batch = next(self._loaded)
             except StoppedWaiting:
-                training.stop(training.stop_signal.received, saves=plan.processes == 1)
+                training.stop(training.stop_signal.received, save_now=plan.processes == 1)
             self._record.waited += time.monotonic() - started
             self._record.failed += filter(None, batch.failed_reads)
             self._record.videos += batch.video_ids
@@ -295,9 +295,9 @@ class Step:
         update_networks(self._accelerator, networks, record, guard, clip_grad=train.clip_grad)
         return record
 
-    def update(self, *, saves: bool = False) -> list[Row]:
+    def update(self, *, save_now: bool = False) -> list[Row]:
         """Update the weights and end the step; see `Training.finish_step`."""
-        return self._training.finish_step(self.update_weights(), saves=saves)
+        return self._training.finish_step(self.update_weights(), save_now=save_now)
 
 
 class Stage(Protocol):

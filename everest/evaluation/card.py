@@ -36,7 +36,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     *,
     evaluation: dict[str, Any] | None,
     file: str,
@@ -53,12 +53,12 @@ def model_card(
         speed: lines about the time for a clip.
         notes: where transformers computes something else.
     """
-    spec, weights, clip = opened.spec, opened.weights, find_training_clip(opened)
+    spec, weights, clip = loaded.spec, loaded.weights, find_training_clip(loaded)
     assert isinstance(spec, ClipSpec)
     if evaluation is not None:
-        _refuse_other_model(evaluation, opened, spec)
-    folder = opened.file.parent
-    name = (folder.parent if folder.name == CHOSEN_FOLDER else folder).name or opened.file.stem
+        _refuse_other_model(evaluation, loaded, spec)
+    folder = loaded.file.parent
+    name = (folder.parent if folder.name == CHOSEN_FOLDER else folder).name or loaded.file.stem
     front = ModelCardData(
         library_name="everest" if file.endswith(".onnx") else "transformers",
         pipeline_tag="video-classification" if weights.kind == "classifier" else None,
@@ -75,13 +75,13 @@ def model_card(
         name=name,
         weights=weights,
         spec=spec,
-        parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         gmacs=total_macs(spec) / 1e9,
         selections=[(part.selection.strategy, count_tokens(part)) for part in transformers],
         sampling=sampling or "the weights do not state their stride",
         speed=speed,
         notes=notes,
-        lists=_find_lists(opened, is_evaluated=evaluation is not None),
+        lists=_find_lists(loaded, is_evaluated=evaluation is not None),
         origins=_list_origins(weights.origin),
         evaluation=evaluation,
         views=evaluation and views_text(evaluation),
@@ -91,23 +91,23 @@ def model_card(
     )
 
 
-def _refuse_other_model(evaluation: dict[str, Any], opened: LoadedModel, spec: ClipSpec) -> None:
+def _refuse_other_model(evaluation: dict[str, Any], loaded: LoadedModel, spec: ClipSpec) -> None:
     """Raise RecipeError if an evaluation is that of a model with other heads or classes."""
     heads = {head.name for head in spec.heads}
-    classes, names = [row["name"] for row in evaluation.get("per_class", ())], opened.weights.classes
+    classes, names = [row["name"] for row in evaluation.get("per_class", ())], loaded.weights.classes
     is_other = heads != set(evaluation.get("heads", {"": None}))
     if is_other or (classes and names and classes != list(names)):
         problem = f"of {evaluation['checkpoint']}, a model with other heads or classes"
-        raise RecipeError(f"--evaluation: {problem}; evaluate {opened.file}")
+        raise RecipeError(f"--evaluation: {problem}; evaluate {loaded.file}")
 
 
-def _find_lists(opened: LoadedModel, *, is_evaluated: bool) -> dict[str, str | None]:
+def _find_lists(loaded: LoadedModel, *, is_evaluated: bool) -> dict[str, str | None]:
     """Return the lists of a model's run, by their use; none without its recipe."""
-    recipe = opened.file.parent / RECIPE_FILE
+    recipe = loaded.file.parent / RECIPE_FILE
     if not recipe.is_file():
         return {}
     data = load_recipe(recipe, imports=False).data
-    if opened.weights.kind == "pretrain":
+    if loaded.weights.kind == "pretrain":
         return {"trained on": data.pretrain or data.train}
     lists = {"trained on": data.train, "validated on": data.val}
     return {**lists, "evaluated on": data.test if is_evaluated else None}

@@ -84,7 +84,7 @@ class EvaluationFiles:
             write_predictions(self.predictions, predictions, classes)
 
 
-def evaluate(
+def evaluate_checkpoint(
     recipe: Recipe,
     weights_file: Path,
     runtime: Runtime,
@@ -121,9 +121,9 @@ def evaluate(
         others_classes = Classes(heads=other[0].heads, names=other[0].class_names)
         if (alarms := count_alarms(others, others_classes)) is not None:
             result["alarms_against"] = alarms
-    if learned := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
-        fraction = f"{len(learned)} of {len(predictions.videos)} videos of data.test are also in data.train"
-        emit(warning(f"{fraction}; accuracy on videos that the model learned from is too high"))
+    if seen_videos := seen_in(recipe.data, "train", map(Sample.from_video_id, predictions.videos)):
+        text = f"{len(seen_videos)} of {len(predictions.videos)} videos of data.test are also in data.train"
+        emit(warning(f"{text}; accuracy on videos that the model learned from is too high"))
     groups = result["groups"]
     if groups == 1:
         emit(notice("all videos of data.test are of one group: the metrics have no intervals"))
@@ -161,14 +161,14 @@ def evaluate_classifier(
     emit: Emit,
     files: EvaluationFiles,
     group: str | None = None,
-    known: Callable[[ClipDataset], Predictions] | None = None,
+    cached_predictions: Callable[[ClipDataset], Predictions] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluate an open classifier on the recipe's `data.test`; return the document and the predictions.
 
-    The recipe's clips and classes must fit the model. The cost of a view follows from `spec`; see `evaluate`.
+    The recipe's clips and classes must fit the model; `spec` gives a view's cost. See `evaluate_checkpoint`.
 
     Args:
-        known: gives the predictions of the model, if they need not be computed; None: compute them.
+        cached_predictions: returns the predictions of the model if they are known; None: compute them.
     """
     start_time = time.monotonic()
     model.to(runtime.device)
@@ -180,10 +180,10 @@ def evaluate_classifier(
         dataset = replace(dataset, samples=set_groups(dataset.samples, group, root=Path(recipe.data.root)))
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in dataset.samples)])
-    if known is None:
+    if cached_predictions is None:
         predictions = evaluate_views(model, dataset, runtime, train=recipe.train, emit=emit)
     else:
-        predictions = known(dataset)
+        predictions = cached_predictions(dataset)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         emit(notice(f"skipped {path}: {reason}"))
@@ -227,7 +227,7 @@ def evaluate_views(
             logits = model(clips.to(runtime.device))
         return {"outputs": model.outputs(logits).cpu()}
 
-    per_batch = max(1, 32 // dataset.make_views.num_views)  # heuristic: up to 32 clips in a micro-batch
+    per_batch = max(1, 32 // dataset.views.num_views)  # heuristic: up to 32 clips in a micro-batch
     batches = Batching(batch=per_batch).divide(range(len(dataset)))
     own, processes = batches[runtime.rank :: runtime.num_processes], runtime.num_processes
     computed = compute_over_videos(dataset, own, compute, train=train, emit=emit, processes=processes)
@@ -251,7 +251,7 @@ def evaluate_views(
 def open_classifier(
     file: Path, recipe: Recipe, *, saved_selection: bool, emit: Emit
 ) -> tuple[Classifier, ClipSpec, Recipe]:
-    """Open a classifier for the clips of a recipe; see `evaluate`.
+    """Open a classifier for the clips of a recipe; see `evaluate_checkpoint`.
 
     Returns the classifier, its spec, and the recipe with the classifier's pixel statistics and selection.
     """

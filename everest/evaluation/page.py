@@ -80,7 +80,7 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class PageContent:
     """What a page shows apart from the predictions."""
 
     title: str
@@ -91,7 +91,7 @@ class Summary:
     warnings: Sequence[str] = ()  # `problem; what to do`
     sections: Sequence[Section] = ()
     methods: str = ""  # sentences for a publication
-    next: Sequence[str] = ()  # commands
+    next_commands: Sequence[str] = ()  # commands
     details: Mapping[str, Sequence[str]] = field(default_factory=dict)  # sentences by their heading
     links: Mapping[str, Path] = field(default_factory=dict)  # other pages, by the text of the link
     figure: str | None = None  # path of a PNG
@@ -105,7 +105,7 @@ class Summary:
         return 1.1 * max(*shown, self.chance or 0.0) or 1.0
 
 
-def summarize_evaluation(result: Mapping[str, Any], noun: str) -> Summary:
+def summarize_evaluation(result: Mapping[str, Any], noun: str) -> PageContent:
     """The summary of the document of `everest eval --json`."""
     checkpoint, size = result["checkpoint"], f"{result['videos']} {noun}s"
     if result["groups"] < result["videos"]:
@@ -123,7 +123,7 @@ def summarize_evaluation(result: Mapping[str, Any], noun: str) -> Summary:
         points = [Point(name="this model", value=result[metric], interval=interval, is_selected=True)]
         if result.get("majority_top1") is not None:
             points.append(Point(name=METRICS["majority_top1"].title, value=result["majority_top1"]))
-    return Summary(
+    return PageContent(
         title=f"Evaluation of {checkpoint}",
         answer=[answer],
         metric=metric,
@@ -131,7 +131,7 @@ def summarize_evaluation(result: Mapping[str, Any], noun: str) -> Summary:
         chance=result.get(METRICS[metric].chance or "") if metric else None,
         methods=f"{size} were classified, with {views_text(result, noun)}, whose outputs were averaged. "
         f"Result: {answer}. Software: everest {version('everest-video')}.",
-        next=[shlex.join(["everest", "predict", "VIDEO", "--checkpoint", checkpoint])]
+        next_commands=[shlex.join(["everest", "predict", "VIDEO", "--checkpoint", checkpoint])]
         if checkpoint.endswith(".safetensors")
         else [],
     )
@@ -143,7 +143,7 @@ def write_evaluation_page(
     predictions: Predictions,
     classes: Classes,
     dataset: ClipDataset,
-    summary: Summary | None = None,
+    summary: PageContent | None = None,
 ) -> Path:
     """Write the plots, then the page; return the path of the page.
 
@@ -186,7 +186,7 @@ def write_evaluation_page(
     return page
 
 
-def write_summary_page(page: Path, summary: Summary, **values: Any) -> None:
+def write_summary_page(page: Path, summary: PageContent, **values: Any) -> None:
     """Write a page with a summary; `values` are those of predictions, which a page may lack."""
     uris = {
         each: encode_uri("image/png", Path(each).read_bytes())
@@ -207,16 +207,16 @@ def write_summary_page(page: Path, summary: Summary, **values: Any) -> None:
     )
 
 
-def _list_commands(summary: Summary) -> list[tuple[str, str]]:
+def _list_commands(summary: PageContent) -> list[tuple[str, str]]:
     """The title and the text of commands; the one that made the page is unknown in a notebook."""
     program, *arguments = sys.argv
     made = [shlex.join(["everest", *arguments])] if Path(program).name == "everest" else []
-    return [("This page was made by", text) for text in made] + [("Next", text) for text in summary.next]
+    return [("This page was made by", x) for x in made] + [("Next", x) for x in summary.next_commands]
 
 
 def _show_video(dataset: ClipDataset, predictions: Predictions, index: int) -> tuple[str, str]:
     """Return a video's name with its group, and three frames of its middle view as a data URL."""
-    video, views = predictions.videos[index], dataset.make_views
+    video, views = predictions.videos[index], dataset.views
     assert isinstance(views, EvalViews)
     middle = views.clips // 2 * views.crops + views.crops // 2  # the middle crop of the middle clip
     index = next(index for index, sample in enumerate(dataset.samples) if sample.video_id == video)
@@ -306,14 +306,14 @@ def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, st
         errors = np.abs(means[:, 0] - head.labels)  # (V,)
         order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:MISTAKES]
         return [(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
-    labels, chosen = head.class_flags()  # (V, C) each
-    right = label_probabilities(means, head.labels, head.task)
-    losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
-    wrong = (labels != chosen).any(axis=1)
+    labels, predicted = head.class_flags()  # (V, C) each
+    label_probability = label_probabilities(means, head.labels, head.task)
+    losses = -np.log(np.maximum(label_probability, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
+    wrong = (labels != predicted).any(axis=1)
     order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
 
     def describe(i: int, flags: NDArray[np.bool_]) -> str:
         texts = [f"{names[c]} ({percent_text(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
         return ", ".join(texts) or "no class"
 
-    return [(i, describe(i, labels), describe(i, chosen)) for i in order]
+    return [(i, describe(i, labels), describe(i, predicted)) for i in order]

@@ -97,9 +97,9 @@ class TokenizerValidator:
         run = self._context.run_folder
         if not self._context.accelerator.is_main_process:
             return
-        opened = open_model(run.weights, kind="tokenizer")
-        weights = opened.weights
-        model = opened.module.to(self._context.accelerator.device)
+        loaded = open_model(run.weights, kind="tokenizer")
+        weights = loaded.weights
+        model = loaded.module.to(self._context.accelerator.device)
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # the value of new weights

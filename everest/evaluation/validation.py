@@ -10,7 +10,7 @@ import numpy as np
 
 from everest.config.heads import METRIC_OF_TASK, MULTI_LABEL, best_metric
 from everest.data.clip_dataset import ClipDataset
-from everest.engine.health import Validations, has_diverged
+from everest.engine.health import ValidationHistory, has_diverged
 from everest.engine.training import Training
 from everest.errors import SMALLER_UPDATES, DivergedError
 from everest.evaluation.evaluation import evaluate_views
@@ -52,13 +52,13 @@ class Validator:
         self._dataset = dataset
         self._patience = settings.patience
         self._guessing_loss = guessing_loss
-        self._validations = Validations([], best_metric(model.heads, settings.best, class_names))
+        self._validations = ValidationHistory([], best_metric(model.heads, settings.best, class_names))
 
     def resume(self) -> None:
         """Read the validations of a resumed run, and validate if the run stopped before it did."""
         training = self._training
         with damage_errors(self._context.run_folder.path / METRICS_FILE, fix=RESTORE_FIX):
-            self._validations = Validations(self._context.run_folder.rows(), self._validations.metric)
+            self._validations = ValidationHistory(self._context.run_folder.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         done = training.steps_done
         if training.plan.is_validated(done) and training.has_weights and done not in validated:

@@ -154,21 +154,21 @@ class MaskSettings:
         )
 
     @classmethod
-    def of_checkpoint(cls, opened: LoadedModel) -> MaskSettings:
+    def of_checkpoint(cls, loaded: LoadedModel) -> MaskSettings:
         """The clips and tokens of a transformer's training, or the scores of a tokenizer."""
-        if isinstance(tokenizer := opened.module, AdaptiveTokenizer):
+        if isinstance(tokenizer := loaded.module, AdaptiveTokenizer):
             frames = -(-DEFAULT_CLIP.frames // tokenizer.chunk) * tokenizer.chunk
             return cls(
                 clip=replace(DEFAULT_CLIP, frames=frames),
-                side=min(opened.spec.size),
+                side=min(loaded.spec.size),
                 embed=RawPixels(tokenizer.tubelet),
                 model=tokenizer,
             )
-        model = opened.transformer
+        model = loaded.transformer
         own_clip = replace(DEFAULT_CLIP, frames=model.spec.frames, size=model.spec.size)
         return cls(
             strategy=model.strategy.at_evaluation() if isinstance(model, SelectingModel) else model.strategy,
-            clip=find_training_clip(opened) or own_clip,
+            clip=find_training_clip(loaded) or own_clip,
             side=None,
             embed=model.embedding,
             input_kind=model.input,
@@ -251,7 +251,7 @@ class MaskSettings:
             clip = replace(clip, size=scale_size(self.side, info, multiples=multiples))
         views, sample = EvalViews(**vars(clip), clips=1, crops=1), Sample(path=str(video))
         (frames,) = views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (frame_ids,) = views.windows(read_footage(sample, clip.fps)).tolist()
+        (frame_ids,) = views.clip_frame_ids(read_footage(sample, clip.fps)).tolist()
         masks = apply_strategies(
             frames, strategies, model=self.model, embed=embed, input_kind=self.input_kind, seed=seed
         )

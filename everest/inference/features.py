@@ -54,7 +54,7 @@ class _Rows(NamedTuple):
     skipped: list[tuple[str, str]]
 
 
-def extract(
+def write_features(
     model: OpenedModel,
     samples: Sequence[Sample],
     out: Path,
@@ -92,7 +92,7 @@ def extract(
             header |= {"window": batching.window, "step": batching.step}
         views = model.recipe.eval
         header |= {"clips": views.clips, "crops": views.crops, "keep": model.keep}
-        _write_features(rows.arrays, rows.names, out, header)
+        _write_file(rows.arrays, rows.names, out, header)
         store.remove()
     return rows.skipped
 
@@ -100,7 +100,7 @@ def extract(
 def compute_features(
     model: OpenedModel, samples: Sequence[Sample], batching: Batching, *, level: str
 ) -> VideoFeatures:
-    """Compute the features of videos in memory, as `extract` writes them."""
+    """Compute the features of videos in memory, as `write_features` writes them."""
     _check_level(model, level, option="level")
     job = LongJob(model, samples, batching, {})
     with job.open() as store:
@@ -140,7 +140,7 @@ def _add_features(store: Parts, job: LongJob, level: str) -> _Rows | None:
     return _Rows(joined.arrays, names, skipped)
 
 
-def _write_features(
+def _write_file(
     arrays: dict[str, NDArray[Any]], names: Sequence[str], out: Path, header: dict[str, Any]
 ) -> None:
     """Write rows and the names of their videos to one file; rows are mapped from the disk.

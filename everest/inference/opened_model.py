@@ -207,7 +207,7 @@ class OpenedModel:
         """The views of samples, without labels; unreadable samples are not replaced."""
         return ClipDataset(
             samples,
-            make_views=self.views,
+            views=self.views,
             seed=0,
             num_noise=0,
             decoder=self.recipe.data.decoder,

@@ -68,7 +68,7 @@ class Batching:
 
 def compute_over_videos(
     dataset: ClipDataset,
-    parts: Sequence[range],
+    batches: Sequence[range],
     compute: Compute,
     *,
     train: TrainSettings,
@@ -79,16 +79,16 @@ def compute_over_videos(
 
     Args:
         dataset: its unreadable samples are not replaced.
-        parts: the samples of each batch.
+        batches: the samples of each batch.
         processes: the number of processes that divide the samples.
     """
-    if not parts:
+    if not batches:
         return
-    order = [[(0, index) for index in indices] for indices in parts]
-    batches = read_with_fewer(dataset, order, workers=train.workers, timeout=train.data_timeout)
+    keys = [[(0, index) for index in indices] for indices in batches]
+    loaded = read_with_fewer(dataset, keys, workers=train.workers, timeout=train.data_timeout)
     size = ListSize.of(dataset.samples)
-    num_done = max(size.num_samples - sum(map(len, parts)) * processes, 0)
-    for batch in batches:
+    num_done = max(size.num_samples - sum(map(len, batches)) * processes, 0)
+    for batch in loaded:
         readable = [row for row, failed in enumerate(batch.failed_reads) if not failed]
         values = _compute_each(compute, batch.frames[readable]) if readable else iter(())
         results = [Unreadable(failed[0][1]) if failed else next(values) for failed in batch.failed_reads]

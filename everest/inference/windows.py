@@ -198,7 +198,7 @@ def read_pieces(
         batch: windows whose pieces are encoded together, at most.
     """
     footages = read_footages(path, [window.span for window in windows], views.fps)
-    clips = np.stack([views.windows(footage) for footage in footages])  # (W, clips, T)
+    clips = np.stack([views.clip_frame_ids(footage) for footage in footages])  # (W, clips, T)
     kinds = [_Pieces(clips, size, batch=batch, done=done) for size in sizes]
     buffer = _FrameBuffer(path, views, kinds)
     for window in range(done, len(windows)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from everest.config.heads import Head, Heads, named_heads
 from everest.config.settings import DataSettings
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest.lists.labels import class_indices, label_column
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
@@ -93,5 +93,5 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
         empty += [f"{head.name} {classes.name(index)}".strip() for index in range(count) if index not in used]
     if not empty:
         return None
-    names = first_names([f"'{name}'" for name in empty])
+    names = join_first([f"'{name}'" for name in empty])
     return f"data.{key} has no video of {len(empty)} of {classes.num_outputs} classes: {names}"

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shorten
+from everest.errors import DataError, RecipeError, did_you_mean, join_first, one_per_line, shorten
 from everest.lists.columns import (
     BY_NAME,
     HEAD_PREFIX,
@@ -264,7 +264,7 @@ def refuse_split_folders(folder: Location) -> None:
 
 def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
     """Add class names, given or used in the source, to the rules; refuses impossible names."""
-    head, first = rules.heads[0], first_names(names)
+    head, first = rules.heads[0], join_first(names)
     if names and rules.is_fixed and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "

@@ -116,9 +116,9 @@ def embedding_change(
 @fusable
 def _norms_of_bytes(frames: Tensor, *, embed: Embedding, norm: Callable[[Tensor], Tensor]) -> Tensor:
     """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
-    t, exact = embed.tubelet[0], torch.bfloat16 if computes_bf16(frames.device) else torch.float32
+    t, dtype = embed.tubelet[0], torch.bfloat16 if computes_bf16(frames.device) else torch.float32
     now, before = (patchify(x, embed.tubelet) for x in (frames[:, :, t:], frames[:, :, :-t]))
-    return norm(embed.of_byte_changes(now.to(exact).sub_(before)))
+    return norm(embed.of_byte_changes(now.to(dtype).sub_(before)))
 
 
 @torch.no_grad()

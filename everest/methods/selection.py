@@ -253,14 +253,14 @@ class Sampled(ByEmbeddingChange):
     uniform: RatioOrZero = 0.5  # heuristic
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        chance = torch.full_like(noise, max(self.uniform, MIN_UNIFORM) / grid.num_tokens)  # (B, N)
+        probability = torch.full_like(noise, max(self.uniform, MIN_UNIFORM) / grid.num_tokens)  # (B, N)
         if self.uses_importance:
             assert importance is not None, "this strategy draws by importance"
             change = importance - importance.amin(dim=1, keepdim=True)  # some distances are negative
             total = change.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-            chance = chance + (1 - self.uniform) * change / total
+            probability = probability + (1 - self.uniform) * change / total
         gumbel = -(-noise.log()).log()
-        kept = self.kept_ids(grid, chance.log() + gumbel)  # (B, K + M), in the order of the draw
+        kept = self.kept_ids(grid, probability.log() + gumbel)  # (B, K + M), in the order of the draw
         num_visible = kept.size(1)
         if self.visible_ratio is not None:
             num_visible = num_kept(grid.num_tokens, self.visible_ratio)

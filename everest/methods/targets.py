@@ -232,8 +232,8 @@ class TokenModule(TargetModule):
             return mean_squared_error(prediction, values, loss_mask)
         logits = prediction.float().split(self.frozen.levels, dim=-1)  # (B, M, levels) each
         errors = [
-            F.cross_entropy(of_dim.movedim(-1, 1), values[..., dim], reduction="none")
-            for dim, of_dim in enumerate(logits)
+            F.cross_entropy(dim_logits.movedim(-1, 1), values[..., dim], reduction="none")
+            for dim, dim_logits in enumerate(logits)
         ]
         return masked_mean(torch.stack(errors).mean(dim=0), loss_mask)
 

@@ -30,11 +30,11 @@ def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
     outputs = []
-    for of_head, head in zip(by_head(logits.float(), heads), heads, strict=True):
+    for head_logits, head in zip(by_head(logits.float(), heads), heads, strict=True):
         if head.task == "regression":
-            outputs.append(of_head * head.std + head.mean)
+            outputs.append(head_logits * head.std + head.mean)
         else:
-            outputs.append(of_head.sigmoid() if head.task == MULTI_LABEL else of_head.softmax(dim=-1))
+            outputs.append(head_logits.sigmoid() if head.task == MULTI_LABEL else head_logits.softmax(dim=-1))
     return torch.cat(outputs, dim=-1)
 
 
@@ -52,13 +52,13 @@ def soft_targets(labels: Tensor, heads: Heads, *, smoothing: float) -> Tensor:
     """
     columns = labels.split([head.label_width for head in heads], dim=-1)
     targets = []
-    for of_head, head in zip(columns, heads, strict=True):
+    for head_labels, head in zip(columns, heads, strict=True):
         if head.task == "regression":
-            targets.append(of_head)  # (B, 1)
+            targets.append(head_labels)  # (B, 1)
         elif head.task == MULTI_LABEL:
-            targets.append(of_head * (1 - smoothing) + smoothing / 2)  # (B, classes)
+            targets.append(head_labels * (1 - smoothing) + smoothing / 2)  # (B, classes)
         else:
-            one_hot = F.one_hot(of_head[:, 0].long(), head.outputs)  # (B, classes)
+            one_hot = F.one_hot(head_labels[:, 0].long(), head.outputs)  # (B, classes)
             targets.append(one_hot * (1 - smoothing) + smoothing / head.outputs)
     return torch.cat(targets, dim=-1)
 

@@ -52,14 +52,14 @@ class ClipSpec(ABC):
         return {"": self}
 
     @property
-    def encoded(self) -> Sequence[TokenGrid]:
+    def token_grids(self) -> Sequence[TokenGrid]:
         """The token grids of its parts; empty without an encoder."""
         return [part.grid for part in self.parts.values() if isinstance(part, Architecture)]
 
     @property
     def num_tokens(self) -> int | None:
         """The fewest tokens of a part, of which a keep ratio must leave at least one; None without tokens."""
-        return min((grid.num_tokens for grid in self.encoded), default=None)
+        return min((grid.num_tokens for grid in self.token_grids), default=None)
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.errors import RecipeError
 from everest.models.block import Block, last_tokens
 from everest.models.clip_spec import ClipSpec, ModelSpec, PretrainSpec
-from everest.models.image_classifier import ImageSpec
+from everest.models.image_classifier import PixelSpec
 from everest.models.mae import AutoencoderSpec
 from everest.models.memory import model_on_meta, run_on_meta
 from everest.models.spec import teacher_in_step
@@ -66,20 +66,20 @@ def count_macs(spec: ModelSpec) -> Macs:
         run_on_meta(model, frames, torch.empty(clips, spec.noise_layout.total, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
     # What a forward pass computes outside of these, such as the loss or a camera's motion, does not count.
-    counted = [name for name, _ in model.named_children() if name != "encoder"]
-    counted += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
+    counted_modules = [name for name, _ in model.named_children() if name != "encoder"]
+    counted_modules += [f"encoder.{x}" for x, _ in model.encoder.named_children() if x != "patch_embed"]
     operations = Counter[Any]()  # their number by operator
-    for name in counted:
+    for name in counted_modules:
         operations.update(counts.get(f"{root}.{name}", {}))
     norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
     per_mac = 2 * clips
     with FlopCounterMode(display=False) as counter:
         model.encoder.patch_embed(torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta"))
-    of_token = counter.get_total_flops() // 2
+    token_macs = counter.get_total_flops() // 2
     camera_tokens = num_tokens if isinstance(spec, PretrainSpec) and spec.camera else 0
     return Macs(
         # The camera's task embeds the first view of each video once more.
-        embedding=of_token * spec.noise_layout.candidates.num_tokens + of_token * camera_tokens // clips,
+        embedding=token_macs * spec.noise_layout.candidates.num_tokens + token_macs * camera_tokens // clips,
         linear=linear // per_mac,
         attention=(operations.total() - norm - linear) // per_mac,
         layer_norm=norm // per_mac,
@@ -127,13 +127,13 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     noise = torch.rand(1, total, generator=torch.Generator().manual_seed(0))
     selection = strategy(spec.grid, importance=noise, noise=noise)
     visible, target = selection.visible.size(1), selection.predicted.size(1)
-    counted = int(selection.loss_mask().sum())
+    num_in_loss = int(selection.loss_mask().sum())
     if isinstance(spec, ViewSpec):  # no tokens are predicted
-        target = counted = 0
-    if visible == 0 or (isinstance(spec, AutoencoderSpec) and counted == 0):
+        target = num_in_loss = 0
+    if visible == 0 or (isinstance(spec, AutoencoderSpec) and num_in_loss == 0):
         purpose = "encode" if visible == 0 else "predict"
         raise RecipeError(f"{strategy.strategy}: of {total} tokens none is left to {purpose}")
-    return Tokens(total=total, kept=visible + counted, visible=visible, target=target)
+    return Tokens(total=total, kept=visible + num_in_loss, visible=visible, target=target)
 
 
 def total_macs(spec: ClipSpec) -> int:
@@ -142,7 +142,7 @@ def total_macs(spec: ClipSpec) -> int:
     for part in spec.parts.values():
         if isinstance(part, ModelSpec):
             total += count_macs(part).total
-        elif isinstance(part, ImageSpec):
+        elif isinstance(part, PixelSpec):
             total += part.num_features * (part.num_classes or 0)
     return total
 

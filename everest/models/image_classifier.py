@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import Heads
-from everest.config.values import Count, Length, settings
+from everest.config.values import Count, SmallCount, settings
 from everest.models.classifier import Classifier, ExactLinear
 from everest.models.clip_spec import ClipSpec
 from everest.models.vit import require_clips
@@ -76,16 +76,16 @@ def motion_pairs(clips: Tensor) -> Tensor:
     """
     luma = clips.float().mean(dim=1) / 255  # (B, T, H, W)
     change = luma.diff(dim=1)  # (B, T - 1, H, W)
-    across, down = _gradient((luma[:, 1:] + luma[:, :-1]) / 2)
+    dx, dy = _gradient((luma[:, 1:] + luma[:, :-1]) / 2)
     toward = -change.sign()  # of what brightens, against the gradient
-    size = (across.square() + down.square()).sqrt()
-    moved = change.abs() * (size > 0)
+    magnitude = (dx.square() + dy.square()).sqrt()
+    moved = change.abs() * (magnitude > 0)
     histograms = [
-        _histogram(across, down, size, turn=math.pi),
-        _histogram(toward * across, toward * down, moved, turn=2 * math.pi),
+        _histogram(dx, dy, magnitude, period=math.pi),
+        _histogram(toward * dx, toward * dy, moved, period=2 * math.pi),
     ]
-    across, down = _gradient(change)
-    histograms.append(_histogram(across, down, (across.square() + down.square()).sqrt(), turn=math.pi))
+    dx, dy = _gradient(change)
+    histograms.append(_histogram(dx, dy, (dx.square() + dy.square()).sqrt(), period=math.pi))
     return torch.stack(histograms, dim=2)
 
 
@@ -106,25 +106,25 @@ def pool_motion(pairs: Tensor) -> Tensor:
 def _gradient(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Half the differences of the neighbors of each pixel, to the right and down: both (B, T, H, W)."""
     padded = F.pad(pictures, (1, 1, 1, 1), mode="replicate")
-    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    return across / 2, down / 2
+    dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    dy = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    return dx / 2, dy / 2
 
 
-def _histogram(across: Tensor, down: Tensor, weight: Tensor, *, turn: float) -> Tensor:
+def _histogram(dx: Tensor, dy: Tensor, weight: Tensor, *, period: float) -> Tensor:
     """The mean weight of each direction in each cell of the finest grid: (B, T, BINS, 4, 4).
 
     Args:
-        across, down, weight: (B, T, H, W); only the direction of the first two counts.
-        turn: the angle over which the bins are spread; of half a turn, opposite directions are one.
+        dx, dy, weight: (B, T, H, W); only the direction of the first two counts.
+        period: the angle over which the bins are spread; with pi, opposite directions are one.
     """
-    size = (across.square() + down.square()).clamp(min=1e-12).sqrt()
-    squarings = round(math.log2(SHARPNESS * round(2 * math.pi / turn) ** 2))
+    magnitude = (dx.square() + dy.square()).clamp(min=1e-12).sqrt()
+    squarings = round(math.log2(SHARPNESS * round(2 * math.pi / period) ** 2))
     bins = []
     for number in range(BINS):
-        angle = number * turn / BINS
-        along = (math.cos(angle) * across + math.sin(angle) * down) / size  # cosine
-        along = along.abs() if turn == math.pi else along.clamp(min=0)
+        angle = number * period / BINS
+        along = (math.cos(angle) * dx + math.sin(angle) * dy) / magnitude  # cosine
+        along = along.abs() if period == math.pi else along.clamp(min=0)
         for _ in range(squarings):  # to the power of 4 or 16: ONNX Runtime's Pow takes far longer
             along = along * along
         bins.append(F.adaptive_avg_pool2d(weight * along, CELLS[0]))  # (B, T, 4, 4)
@@ -158,12 +158,12 @@ PIXEL_FEATURES: Final = {
 
 
 @settings
-class ImageSpec(ClipSpec):
-    """All that is needed to rebuild an `ImageClassifier`."""
+class PixelSpec(ClipSpec):
+    """All that is needed to rebuild a `PixelClassifier`."""
 
     kind: Literal["images"] = "images"
     frames: Count
-    size: tuple[Length, Length]
+    size: tuple[SmallCount, SmallCount]
     pixels: PixelStatistics = IMAGENET
     heads: Heads
     features: Literal["images", "motion"] = "images"  # a key of PIXEL_FEATURES
@@ -183,14 +183,14 @@ class ImageSpec(ClipSpec):
         if not self.heads:
             yield "heads", "missing"
 
-    def build(self) -> ImageClassifier:
-        return ImageClassifier(self)
+    def build(self) -> PixelClassifier:
+        return PixelClassifier(self)
 
 
-class ImageClassifier(Classifier):
+class PixelClassifier(Classifier):
     """Classifies clips by a linear function of PIXEL_FEATURES. New weights are zero."""
 
-    def __init__(self, spec: ImageSpec) -> None:
+    def __init__(self, spec: PixelSpec) -> None:
         super().__init__()
         self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
         self.kind = PIXEL_FEATURES[spec.features]

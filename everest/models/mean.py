@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
-from everest.config.values import Count, Length, settings
+from everest.config.values import Count, SmallCount, settings
 from everest.models.base import ClipModel
 from everest.models.classifier import Classifier, ClassifierSpec, by_head
 from everest.models.clip_spec import ClipSpec
-from everest.models.image_classifier import NO_TOKENS, ImageSpec
+from everest.models.image_classifier import NO_TOKENS, PixelSpec
 from everest.video.pixels import PixelStatistics
 
 
@@ -32,7 +32,7 @@ class MeanSpec(ClipSpec):
 
     kind: Literal["mean"] = "mean"
     frames: Count
-    size: tuple[Length, Length]
+    size: tuple[SmallCount, SmallCount]
     pixels: PixelStatistics
     heads: Heads
     mean_of: Literal["outputs", "logits"] = "outputs"
@@ -71,7 +71,7 @@ class MeanSpec(ClipSpec):
         return MeanClassifier(self, [member.build() for member in self.members])
 
 
-MemberSpec = Annotated[ClassifierSpec | ImageSpec | MeanSpec, Field(discriminator="kind")]
+MemberSpec = Annotated[ClassifierSpec | PixelSpec | MeanSpec, Field(discriminator="kind")]
 
 
 class MeanClassifier(Classifier):
@@ -120,10 +120,10 @@ class MeanClassifier(Classifier):
 
     def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
         """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""
-        if keep is not None and not self.spec.encoded:
+        if keep is not None and not self.spec.token_grids:
             raise ValueError(f"keep={keep}: {NO_TOKENS}")
         features = [
-            member.features(frames, keep=keep if member.spec.encoded else None).float()
+            member.features(frames, keep=keep if member.spec.token_grids else None).float()
             for member in self._classifiers
         ]
         return torch.cat(features, dim=1)
@@ -140,20 +140,20 @@ class MeanClassifier(Classifier):
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits (B, outputs) of joined `features` (B, sum of F)."""
-        of_members = features.split([member.num_features for member in self._classifiers], dim=1)
+        member_features = features.split([member.num_features for member in self._classifiers], dim=1)
         logits = [
-            member.classify(part).float() for member, part in zip(self._classifiers, of_members, strict=True)
+            member.classify(x).float() for member, x in zip(self._classifiers, member_features, strict=True)
         ]
         stacked = torch.stack(logits)  # (M, B, outputs)
         if self.mean_of == "logits":
             return stacked.mean(dim=0)
         means = []  # logits whose outputs are the mean of the members' outputs, (B, outputs) of each head
-        for of_head, head in zip(by_head(stacked, self.heads), self.heads, strict=True):
+        for head_logits, head in zip(by_head(stacked, self.heads), self.heads, strict=True):
             if head.task == "regression":
-                means.append(of_head.mean(dim=0))
+                means.append(head_logits.mean(dim=0))
             elif head.task == MULTI_LABEL:  # log of the mean of p, and of 1 - p
-                yes, no = (F.logsigmoid(sign * of_head).logsumexp(dim=0) for sign in (1, -1))
+                yes, no = (F.logsigmoid(sign * head_logits).logsumexp(dim=0) for sign in (1, -1))
                 means.append(yes - no)
             else:
-                means.append(of_head.log_softmax(dim=-1).logsumexp(dim=0) - math.log(of_head.size(0)))
+                means.append(head_logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(head_logits.size(0)))
         return torch.cat(means, dim=-1)

@@ -25,7 +25,7 @@ from everest.models.base import PretrainingModel
 from everest.models.block import Blocks
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import AutoencoderSpec, MaskedAutoencoder
-from everest.models.partial import LowRank, choose_trained, freeze_layers
+from everest.models.partial import LowRank, freeze_and_adapt, freeze_layers
 from everest.models.spec import Transformer, teacher_in_step
 from everest.models.student import Student
 from everest.system.compute import peak_bytes
@@ -48,10 +48,10 @@ def training_bytes(
     Args:
         section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
-    frozen = 0
+    num_frozen_layers = 0
     if section is not None and isinstance(spec, ModelSpec):
-        frozen = section.frozen_layers(spec.model.backbone_size.depth)
-    key = (repr(spec), bytes_per_value, frozen)
+        num_frozen_layers = section.frozen_layers(spec.model.backbone_size.depth)
+    key = (repr(spec), bytes_per_value, num_frozen_layers)
     if key in _training_bytes:
         return _training_bytes[key]
     if isinstance(spec, TokenizerSpec):
@@ -64,7 +64,7 @@ def training_bytes(
 
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, with_grad=True)
     else:
-        taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
+        taken = bytes_per_clip(spec, bytes_per_value, trains=True, num_frozen_layers=num_frozen_layers)
         teacher = teacher_in_step(spec)
         if teacher is not None:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * bytes_per_clip(teacher, bytes_per_value, trains=False)
@@ -72,17 +72,17 @@ def training_bytes(
     return taken
 
 
-def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen: int = 0) -> int:
+def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, num_frozen_layers: int = 0) -> int:
     """Measure the bytes of one clip.
 
     Args:
-        trains: include a backward pass, of all but the first `frozen` layers.
+        trains: include a backward pass, of all but the first `num_frozen_layers` layers.
     """
     # Tensors on meta have no values, which a strategy of another package may read; a tokenizer scores a few
     # clips at a time.
     with_importance = not (spec.selection.needs_tokenizer or spec.selection.is_external)
     model = model_on_meta(spec, with_importance=with_importance).train(trains)
-    freeze_layers(model.encoder, frozen)
+    freeze_layers(model.encoder, num_frozen_layers)
     if spec.checkpointing:  # one block at a time keeps its activations
         for blocks in model.modules():
             if isinstance(blocks, Blocks):
@@ -118,12 +118,12 @@ def frozen_bytes(spec: ModelSpec) -> int:
     model = model_on_meta(spec)
     assert isinstance(model, MaskedAutoencoder)
     assert model.tokenizer is not None
-    frozen, tokenizer = model.tokenizer, model.tokenizer.tokenizer
+    frozen_tokenizer, tokenizer = model.tokenizer, model.tokenizer.tokenizer
 
     def run() -> object:
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)  # (1, C, T, H, W)
         clips = clip.expand(tokenizer.clips_at_once(clip), -1, -1, -1, -1)  # (B, C, T, H, W)
-        return frozen.scores(clips), frozen.latent(clips)  # (B, N), (B, N, D)
+        return frozen_tokenizer.scores(clips), frozen_tokenizer.latent(clips)  # (B, N), (B, N, D)
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
     coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, with_grad=False)
@@ -154,7 +154,7 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
     with torch.device("meta"):
         model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
         if section is not None:
-            choose_trained(model, section)
+            freeze_and_adapt(model, section)
     weights = list(model.parameters())
     return WeightCounts(
         total=sum(weight.numel() for weight in weights),
@@ -167,14 +167,14 @@ def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | Non
 class WithoutImportance(Strategy):
     """Chooses as many tokens as another strategy; noise stands for their importance."""
 
-    of: Strategy
+    original: Strategy
 
     @property
     def uses_importance(self) -> bool:
         return False
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
-        return self.of(grid, importance=noise, noise=noise)
+        return self.original(grid, importance=noise, noise=noise)
 
 
 def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transformer:
@@ -186,7 +186,7 @@ def model_on_meta(spec: ModelSpec, *, with_importance: bool = True) -> Transform
     with torch.device("meta"):
         model = spec.without_files().build()
     if not with_importance:
-        model.strategy = WithoutImportance(of=spec.selection)
+        model.strategy = WithoutImportance(original=spec.selection)
     return model
 
 

@@ -28,7 +28,7 @@ from everest.system.compute import full_precision
 LAYER_PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
 
 
-def choose_trained(model: nn.Module, section: TrainedSection) -> None:
+def freeze_and_adapt(model: nn.Module, section: TrainedSection) -> None:
     """Freeze the weights of a classifier that its stage does not train, and add its adapters.
 
     Weights outside of the encoder, and those of other models, are always trained.
@@ -83,9 +83,9 @@ class LowRank(nn.Module):
         a = self.a
         if self.dropout and self.training:
             a = a * F.dropout(torch.ones_like(a[:1]), self.dropout)  # (R, C) * (1, C)
-        return self.added(self.original, a, self.b)
+        return self.add_adapter(self.original, a, self.b)
 
-    def added(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def add_adapter(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The sum (D, C) of a weight (D, C) and alpha / rank times b (D, R) a (R, C)."""
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
@@ -93,11 +93,11 @@ class LowRank(nn.Module):
     forward = RecomputedLinear.forward  # which reads `weight` and `bias`
 
 
-def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_adapters(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The `tensors` of a model, in which each matrix is the sum of itself and its adapter."""
     plain = dict(tensors)
     for name, module in model.named_modules():
         if isinstance(module, LowRank):
             weight, a, b = (plain.pop(f"{name}.{part}") for part in ("original", "a", "b"))
-            plain[f"{name}.weight"] = module.added(weight, a, b)
+            plain[f"{name}.weight"] = module.add_adapter(weight, a, b)
     return plain

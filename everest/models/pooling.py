@@ -24,7 +24,7 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
 
     Each token is compared with the token at the same position one time index later, if that is among `ids`,
     too. The statistics are the mean of all tokens; the mean absolute change over all pairs; and over the
-    fraction MOVED of the pairs with the largest change (L2, as EVEREST selects tokens) the mean of the later
+    MOVED_FRACTION of the pairs with the largest change (L2, as EVEREST selects tokens) the mean of the later
     token and the mean absolute change. The last three are zero without a pair, as in clips of one time index.
 
     Args:
@@ -39,13 +39,13 @@ def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
     # there.
     index = ids.new_full((ids.size(0), grid.num_tokens + grid.num_positions), -1)  # (B, N + P)
     numbers = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
-    later = index.scatter(1, ids, numbers).gather(1, ids + grid.num_positions)  # (B, K)
-    is_pair = later >= 0  # (B, K)
-    following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
+    later_index = index.scatter(1, ids, numbers).gather(1, ids + grid.num_positions)  # (B, K)
+    is_pair = later_index >= 0  # (B, K)
+    following = tokens.gather(1, later_index.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
     change = (following - tokens).abs()
-    size = change.square().sum(dim=-1).masked_fill(~is_pair, -1.0)  # (B, K)
-    last = (is_pair.sum(dim=1, keepdim=True) * MOVED_FRACTION).ceil().long().clamp(min=1) - 1  # (B, 1)
-    has_moved = is_pair & (size >= size.sort(dim=1, descending=True).values.gather(1, last))
+    squared = change.square().sum(dim=-1).masked_fill(~is_pair, -1.0)  # (B, K)
+    rank = (is_pair.sum(dim=1, keepdim=True) * MOVED_FRACTION).ceil().long().clamp(min=1) - 1  # (B, 1)
+    has_moved = is_pair & (squared >= squared.sort(dim=1, descending=True).values.gather(1, rank))
     statistics = [tokens.mean(dim=1), _mean_of(change, is_pair)]
     statistics += [_mean_of(following, has_moved), _mean_of(change, has_moved)]
     return torch.cat(statistics, dim=1).to(precision)

@@ -43,7 +43,7 @@ class FixedPositions(nn.Module):
 class LearnedPositions(nn.Module):
     """Learned positions (ST-MAE, Feichtenhofer et al. 2022): a vector for the position plus one for the time.
 
-    They are weights for one grid; `interpolated` fits them to another one.
+    They are weights for one grid; `fit_learned_positions` fits them to another one.
 
     Args:
         class_token: whether the class token has a learned position, too.
@@ -169,7 +169,7 @@ SPATIAL: Final = "position.spatial"  # the ends of the names of learned position
 TEMPORAL: Final = "position.temporal"
 
 
-def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) -> dict[str, Tensor]:
+def fit_learned_positions(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) -> dict[str, Tensor]:
     """Weights of a model for clips of the grid `old`, with their learned positions fitted to `new`.
 
     They are interpolated linearly in time and bicubically in space (as in DeiT), both with

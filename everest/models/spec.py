@@ -32,11 +32,11 @@ def read_model_spec(settings: dict[str, Any], *, source: Path) -> ModelSpec:
     kind = str(settings.get("kind"))
     require_transformer(kind, source=source)
     # Three specifications have the kind `pretrain`.
-    of_pretraining: type[PretrainSpec] = ViewSpec if "views" in settings else AutoencoderSpec
+    pretrain_class: type[PretrainSpec] = ViewSpec if "views" in settings else AutoencoderSpec
     if (settings.get("target") or {}).get("teacher") == START:
-        of_pretraining = StudentSpec
+        pretrain_class = StudentSpec
     by_kind = {"encoder": EncoderSpec, "classifier": ClassifierSpec}
-    return by_kind.get(kind, of_pretraining).from_settings(settings, source=source)
+    return by_kind.get(kind, pretrain_class).from_settings(settings, source=source)
 
 
 def teacher_in_step(spec: object) -> EncoderSpec | None:

@@ -85,18 +85,18 @@ class ViewModel(PretrainingModel):
             videos = torch.arange(frames.size(0), device=frames.device) // views
         features = self.visible_features(frames, self.noise_layout.split(noise).tokens)  # (B, D)
         with full_precision(frames.device):
-            features, numbers = features.float(), videos[::views]  # (B, D), (M,)
+            features, video_ids = features.float(), videos[::views]  # (B, D), (M,)
             if self.training:
-                features, numbers = _of_all_processes(features), _of_all_processes(numbers)
+                features, video_ids = _gather_clips(features), _gather_clips(video_ids)
             projected = self.projector(features)  # (B, P)
             by_video = projected.unflatten(0, (-1, views))  # (M, V, P)
             metrics = {"view_spread": spread(projected.detach())}
-            loss, metrics["view_top1"] = contrast(by_video, numbers, temperature=self.settings.temperature)
+            loss, metrics["view_top1"] = contrast(by_video, video_ids, temperature=self.settings.temperature)
         loss, camera_metrics = self.with_camera_loss(loss, frames[::views], noise[::views])
         return PretrainingOutput(loss=loss, metrics=metrics | camera_metrics)
 
 
-def _of_all_processes(own: Tensor) -> Tensor:
+def _gather_clips(own: Tensor) -> Tensor:
     """Join the clips' tensors (n, …) of all W processes, in their order: (W * n, …).
 
     Every process computes the same loss of all clips, and gradients are averaged over the processes. So the
@@ -125,15 +125,15 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
     """
     count, views = projections.shape[:2]
     directions = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
-    clip = torch.arange(count, device=directions.device).repeat_interleave(views)  # (B,)
+    sample = torch.arange(count, device=directions.device).repeat_interleave(views)  # (B,)
     number = videos.repeat_interleave(views)
     itself = torch.eye(len(directions), dtype=torch.bool, device=directions.device)
-    positive = (clip[:, None] == clip[None]) & ~itself  # (B, B)
+    positive = (sample[:, None] == sample[None]) & ~itself  # (B, B)
     ignored = itself | ((number[:, None] == number[None]) & ~positive)
     similarity = (directions @ directions.T / temperature).masked_fill(ignored, -torch.inf)
-    log_chance = similarity.log_softmax(dim=1)
+    log_probability = similarity.log_softmax(dim=1)
     # An index by `positive` would wait for the device.
-    loss = -log_chance.where(positive, 0.0).sum() / (len(directions) * (views - 1))
+    loss = -log_probability.where(positive, 0.0).sum() / (len(directions) * (views - 1))
     nearest = similarity.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, nearest).float().mean()
 

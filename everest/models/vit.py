@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.model_settings import ModelSettings
-from everest.config.values import Count, Epsilon, Length, settings
+from everest.config.values import Count, Epsilon, SmallCount, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import NORM_EPS, Block, Blocks
 from everest.models.positions import (
@@ -73,7 +73,7 @@ class Architecture:
     """The settings that models of every kind share: the encoder, and the clips that it takes."""
 
     frames: Count
-    size: tuple[Length, Length]  # height, width
+    size: tuple[SmallCount, SmallCount]  # height, width
     model: ModelSettings
     checkpointing: bool = False  # recompute each block in the backward pass
     norms: Norms = field(default_factory=Norms)  # imported models may have other values
@@ -173,7 +173,7 @@ class TubeletEmbedding(nn.Module):
         if not computes_bf16(change.device):
             return F.linear(change.flatten(2).float(), weight)
         flat = change.flatten(2).flatten(0, 1)  # (B * K, C*t*p*q)
-        high, low = in_two_parts(weight)
+        high, low = split_bfloat16(weight)
         embedded = torch.mm(flat, high.T, out_dtype=torch.float32)  # (B * K, D)
         embedded = embedded + torch.mm(flat, low.T, out_dtype=torch.float32)
         return embedded.unflatten(0, change.shape[:2])
@@ -185,7 +185,7 @@ def _cast_like(patches: Tensor, conv: nn.Conv3d, *, biased: bool) -> tuple[Tenso
     return conv.weight.to(patches.dtype), None if bias is None else bias.to(patches.dtype)
 
 
-def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
+def split_bfloat16(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Two bfloat16 tensors (the shape of the weight) whose sum has 16 bits of the weight, a float32.
 
     The first is rounded by its bits: torch.compile leaves out a cast to bfloat16 and back, and then
@@ -270,9 +270,9 @@ class Encoder(nn.Module):
         x = add_positions(x, self.position, ids)  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
         if self.by_time_index and frames.size(2) > self.patch_embed.tubelet[0]:
-            x = self._attended_by_time_index(x, rotation, ids)
+            x = self._run_blocks_per_time_index(x, rotation, ids)
         else:
-            x = self._attended(x, self._learned_tokens(), rotation)
+            x = self._run_blocks(x, self._learned_tokens(), rotation)
         return self.norm(x)  # (B, K, D)
 
     def _learned_tokens(self) -> Tensor | None:
@@ -284,7 +284,7 @@ class Encoder(nn.Module):
         learned = [tokens for tokens in (class_token, self.registers) if tokens is not None]
         return torch.cat(learned, dim=1) if learned else None
 
-    def _attended(
+    def _run_blocks(
         self, x: Tensor, learned: Tensor | None, rotation: Rotation | None, mask: Tensor | None = None
     ) -> Tensor:
         """Run the blocks on the learned tokens (1, L, D) and x (B, K, D), whose outputs are returned."""
@@ -297,7 +297,7 @@ class Encoder(nn.Module):
                 rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
         return self.blocks(self.norm_before(x), num_outputs=num_outputs, rotation=rotation, mask=mask)
 
-    def _attended_by_time_index(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
+    def _run_blocks_per_time_index(self, x: Tensor, rotation: Rotation | None, ids: Tensor) -> Tensor:
         """Run the blocks on tokens (B, K, D) that attend only to tokens of their time index: (B, K, D)."""
         learned, t, num_positions = self._learned_tokens(), self.grid.t, self.grid.num_positions
         # With all tokens, each time index can be a clip of its own: a t-th of the products, and no mask. Not
@@ -307,14 +307,14 @@ class Encoder(nn.Module):
             if rotation is not None:  # (B, 1, N, E) to (B * t, 1, P, E)
                 parts = (each.unflatten(2, (t, num_positions)).flatten(0, 2) for each in rotation)
                 rotation = Rotation(*(part[:, None] for part in parts))
-            return self._attended(x, learned, rotation).unflatten(0, (-1, t)).flatten(1, 2)
+            return self._run_blocks(x, learned, rotation).unflatten(0, (-1, t)).flatten(1, 2)
         time_indices = ids // num_positions  # (B, K)
         if learned is not None:  # for every time index
-            of_learned = torch.arange(t, device=ids.device).repeat_interleave(learned.size(1))
-            of_learned = of_learned.expand(ids.size(0), -1)
-            time_indices = torch.cat([of_learned, time_indices], dim=1)  # (B, t * L + K)
+            learned_time_indices = torch.arange(t, device=ids.device).repeat_interleave(learned.size(1))
+            learned_time_indices = learned_time_indices.expand(ids.size(0), -1)
+            time_indices = torch.cat([learned_time_indices, time_indices], dim=1)  # (B, t * L + K)
             learned = learned.repeat(1, t, 1)  # (1, t * L, D)
-        return self._attended(
+        return self._run_blocks(
             x, learned, rotation, time_indices[:, None, :, None] == time_indices[:, None, None, :]
         )
 

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, Final
 
 from everest.data.footage import FrameTimes, frame_span
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample, choose_evenly
@@ -270,8 +270,8 @@ def difference_text(difference: Mapping[str, Any]) -> str:
         by_size: dict[str, list[str]] = {}
         for name, size in classes.items():
             by_size.setdefault(size, []).append(f"'{name}'")
-        texts = [f"{size} in {first_names(names)}" for size, names in by_size.items()]
-        values = f"mostly {first_names(texts)}"
+        texts = [f"{size} in {join_first(names)}" for size, names in by_size.items()]
+        values = f"mostly {join_first(texts)}"
     else:
         texts = []
         ordered = sorted(classes, key=lambda name: classes[name]["median"])

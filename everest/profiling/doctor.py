@@ -53,11 +53,11 @@ def run_checks() -> list[CheckResult]:
 def summarize_results(results: Sequence[CheckResult]) -> str:
     """Summarize all checks in a sentence: whether everest works, and on which device."""
     broken, warned = (
-        [each.name for each in results if each.state == state] for state in ("broken", "warning")
+        [result.name for result in results if result.state == state] for state in ("broken", "warning")
     )
     if broken:
         return f"everest does not work on this machine: fix {', '.join(broken)} first."
-    gpus = sum(each.name.startswith("GPU") for each in results)
+    gpus = sum(result.name.startswith("GPU") for result in results)
     device = plural(gpus, "GPU") if gpus else "the CPU"
     look = f"; look at {', '.join(warned)}" if warned else ""
     return f"everest works on this machine, on {device}{look}."

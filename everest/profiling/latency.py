@@ -59,8 +59,9 @@ def time_latency(
         clear_video_cache()
         sample = next(in_turn)
         times = [time.perf_counter()]
-        frame_ids, positions = np.unique(views.windows(read_footage(sample, views.fps)), return_inverse=True)
-        frames = read_frames(sample.video, frame_ids.tolist(), channels=views.channels)
+        clip_ids = views.clip_frame_ids(read_footage(sample, views.fps))
+        ids, positions = np.unique(clip_ids, return_inverse=True)
+        frames = read_frames(sample.video, ids.tolist(), channels=views.channels)
         times.append(time.perf_counter())
         clips = torch.stack(views.cut_views(views.resize_frames(frames), positions))
         times.append(time.perf_counter())

@@ -32,11 +32,11 @@ DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number o
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-def stage_cost(recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> dict[str, Any]:
+def stage_cost(recipe: Recipe, stage: ProfiledStage, *, bytes_per_value: int) -> dict[str, Any]:
     """Compute the cost of one stage per clip, or for `eval` per video, where every view is a clip.
 
     Args:
-        value_bytes: bytes of a value that is saved for the backward pass; depends on the precision.
+        bytes_per_value: bytes of a value that is saved for the backward pass; depends on the precision.
     Returns:
         The values of a stage of `everest profile --json`. `gmacs` are 10^9 multiply-accumulates of the
         forward passes, which the papers print as "GFLOPs"; `model_state` does not depend on the number of
@@ -45,13 +45,13 @@ def stage_cost(recipe: Recipe, stage: ProfiledStage, *, value_bytes: int) -> dic
     spec, settings = make_stage_spec(recipe, stage), training_settings(recipe, stage)
     tokens, weights = count_tokens(spec), count_weights(spec, settings)
     frozen_network = "teacher" if getattr(spec, "teacher", None) else "tokenizer"
-    model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
+    model_state = weights.state_bytes(training=settings is not None, bytes_per_value=bytes_per_value)
     if frozen := frozen_bytes(spec):
         model_state[frozen_network] = frozen
     if settings is None:
-        clip_bytes = bytes_per_clip(spec, value_bytes, trains=False)
+        clip_bytes = bytes_per_clip(spec, bytes_per_value, trains=False)
     else:
-        clip_bytes = training_bytes(spec, value_bytes, settings)
+        clip_bytes = training_bytes(spec, bytes_per_value, settings)
     views = recipe.eval.clips * recipe.eval.crops if stage == "eval" else 1
     gmacs = count_macs(spec).total * views / 1e9
     row: dict[str, Any] = {"gmacs": gmacs, "gflops": 2 * gmacs}
@@ -97,7 +97,5 @@ def profile(recipe: Recipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "precision": precision,
         "checkpointing": recipe.train.checkpointing,
-        "stages": {
-            stage: stage_cost(recipe, stage, value_bytes=VALUE_BYTES[precision]) for stage in PROFILED_STAGES
-        },
+        "stages": {x: stage_cost(recipe, x, bytes_per_value=VALUE_BYTES[precision]) for x in PROFILED_STAGES},
     }

@@ -167,7 +167,7 @@ def measure_reading(dataset: ClipDataset, *, workers: int | Literal["auto"]) -> 
     keys = ((epoch, epoch % len(dataset)) for epoch in count(1))
     _, seconds = time_calls(lambda: dataset.read(next(keys)), seconds=READING_SECONDS)
     readers = num_cores() if workers == "auto" else min(max(1, workers), num_cores())
-    return mean(seconds) / dataset.make_views.num_views / readers
+    return mean(seconds) / dataset.views.num_views / readers
 
 
 def plan_run(

@@ -67,7 +67,7 @@ class InitFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class SavedPlan:
     """The values of a run's plan that later commands read from env.json."""
 
     videos: int
@@ -84,7 +84,7 @@ class RunEnvironment:
     """The values of env.json that later commands read; its other values describe the machine."""
 
     stage: str  # pretrain, finetune or train-tokenizer
-    plan: RunFacts
+    plan: SavedPlan
     one_batch: bool = False  # the run overfits its first batch
     init: str | None = None  # the weights that the run starts from
     init_name: str | None = None  # the option --init, as an absolute path

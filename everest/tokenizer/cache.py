@@ -41,7 +41,7 @@ from everest.data.clip_dataset import ClipDataset
 from everest.data.loader import choose_workers, read_batches
 from everest.data.recipe_clips import clip_grid, fingerprint, pretrain_dataset
 from everest.data.views import PretrainViews
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, join_first
 from everest.lists.sample import Sample
 from everest.methods.targets import TokenTargets
 from everest.system.accelerator import make_accelerator
@@ -140,7 +140,7 @@ _INDEX: Final = TypeAdapter(TokenIndex)
 
 def clip_facts(recipe: Recipe, dataset: ClipDataset) -> dict[str, Any]:
     """The values that determine the pixels of pre-training clips: JSON values under the keys of a recipe."""
-    views = dataset.make_views
+    views = dataset.views
     assert isinstance(views, PretrainViews)
     return {
         "data.fps": views.fps,
@@ -180,7 +180,7 @@ class TokenCache:
         requested = {"videos": len(dataset), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, dataset)}
         differences = differing(self.index.clip_values(), requested)
         if differences:
-            shown = first_names(differences, MAX_DIFFERENCES)
+            shown = join_first(differences, MAX_DIFFERENCES)
             raise CheckpointError(
                 f"{self.folder}: has the tokens of other clips: {shown}; set these to the earlier "
                 "values, or make the cache again with everest prepare tokens --overwrite"

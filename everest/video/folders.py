@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest.system.storage import Location
 from everest.system.text import is_unicode
 
@@ -98,7 +98,7 @@ def class_folder_notices(folder: Location) -> list[str]:
     with as_data_error(folder):
         loose = sorted(path.name for path in _children(folder) if path.suffix.lower() in VIDEO_SUFFIXES)
     if loose:
-        names = first_names(loose)
+        names = join_first(loose)
         notices.append(f"{folder}: left out, next to the class folders and without a class: {names}")
     classes = subfolders(folder)
     counts = Counter(inner for name in classes for inner in subfolders(folder / name))
@@ -106,7 +106,7 @@ def class_folder_notices(folder: Location) -> list[str]:
     folders = (folder / name / inner for name in classes for inner in shared)
     # Such a folder of images is itself a video, not a class.
     if len(shared) > 1 and any(next(videos_under(path), path) != path for path in folders if path.is_dir()):
-        found = f"takes its folders {first_names(classes)} as classes, which have {first_names(shared)}"
+        found = f"takes its folders {join_first(classes)} as classes, which have {join_first(shared)}"
         advice = "if these are the classes, list the clips in a table: path,class,group"
         notices.append(f"{folder}: {found}; {advice}")
     return notices

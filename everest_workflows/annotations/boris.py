@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from everest.errors import DataError, first_names, shorten
+from everest.errors import DataError, join_first, shorten
 from everest.system.text import json_text, read_json
 from everest.system.types import Span
 from everest.video.frame_borders import VideoTimes
@@ -251,7 +251,7 @@ def _read_events(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> lis
             events.append(Event(float(time), stop, behavior, subject or "", modifiers or "", comment or ""))
     if undefined:
         codes = ", ".join(f"'{shorten(code)}'" for code in undefined)
-        behaviors = first_names([f"'{shorten(code)}'" for code in sorted(types)]) or "no behavior"
+        behaviors = join_first([f"'{shorten(code)}'" for code in sorted(types)]) or "no behavior"
         fix = "add or rename them in BORIS (Edit project, Ethogram)"
         raise ValueError(f"events of {codes}, but the ethogram has {behaviors}; {fix}")
     return events

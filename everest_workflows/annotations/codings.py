@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import DataError, first_names, shorten
+from everest.errors import DataError, join_first, shorten
 from everest.system.text import plural
 from everest.system.types import Span
 from everest_workflows.annotations.bout import (
@@ -93,13 +93,13 @@ class BoutFilter:
             codings = [coding for coding in codings if self.is_chosen(coding)]
             if not codings:
                 observers = ", ".join(self.observers)
-                problem = f"{shorten(video)} is coded by {first_names(names)}"
+                problem = f"{shorten(video)} is coded by {join_first(names)}"
                 raise DataError(f"--observer {observers}: {problem}; name one of them")
         if (rivals := find_rivals(codings)) is not None:
             first, second, label = rivals
             names = different_names([first, second])
             fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
-            subject_text = f"{shorten(video)}: {len(codings)} observations ({first_names(names)})"
+            subject_text = f"{shorten(video)}: {len(codings)} observations ({join_first(names)})"
             raise DataError(f"{subject_text} differ in '{shorten(label)}'; {fix}")
         return list(codings)
 
@@ -134,10 +134,10 @@ class VideoAnnotations:
     @property
     def notices(self) -> list[str]:
         """Sentences about what is left out or joined."""
-        predicted = f"bouts of videos that a person has labeled: {first_names(sorted(self.predicted_videos))}"
-        joined, merged = first_names(self.joined_observers, 10), first_names(self.merged_subjects, 10)
+        predicted = f"bouts of videos that a person has labeled: {join_first(sorted(self.predicted_videos))}"
+        joined, merged = join_first(self.joined_observers, 10), join_first(self.merged_subjects, 10)
         notices = {
-            f"left out, no such video: {first_names(self.unmatched, 10)}": self.unmatched,
+            f"left out, no such video: {join_first(self.unmatched, 10)}": self.unmatched,
             f"left out, predicted {predicted}": self.predicted_videos,
             f"left out: {left_out_text(self.left_out)}": self.left_out,
             f"joined: the codings of {joined}; --observer keeps one": self.joined_observers,
@@ -159,7 +159,7 @@ def read_codings(
     files: Sequence[Path],
     videos: Iterable[str] = (),
     *,
-    people: BoutFilter = ANYONE,
+    bout_filter: BoutFilter = ANYONE,
     fps: float | None = None,
     keep_windows: bool = False,
 ) -> VideoCodings:
@@ -173,7 +173,7 @@ def read_codings(
     codings: list[Coding] = []
     for file in files:
         options: Any = {"fps": fps, "videos": finder, "keep_windows": keep_windows, "left_out": left_out}
-        bouts = read_annotations(file, is_chosen=partial(people.is_needed, file), **options)
+        bouts = read_annotations(file, is_chosen=partial(bout_filter.is_needed, file), **options)
         left_out.update(["file without a bout"] if not bouts and len(files) > 1 else [])
         codings += _divide_into_codings(file, bouts)
     names = ", ".join(map(str, files))
@@ -186,28 +186,28 @@ def read_codings(
         else:
             by_video[coding.video if path is None else paths[path]].append(coding)
     if not by_video:
-        named, has = (first_names(list(unmatched)), first_names([video.name for video in finder.videos]))
+        named, has = (join_first(list(unmatched)), join_first([video.name for video in finder.videos]))
         problem = f"annotates none of these videos; it names {named}; the videos are {has}"
         problem = problem if unmatched else "has no bout"
         problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
         raise DataError(f"{names}: {problem}")
-    if people.observers and not any(map(people.is_chosen, codings)):
-        has = first_names(different_names(codings), 10)
-        raise DataError(f"--observer {', '.join(people.observers)}: not in {names}, which has {has}")
+    if bout_filter.observers and not any(map(bout_filter.is_chosen, codings)):
+        has = join_first(different_names(codings), 10)
+        raise DataError(f"--observer {', '.join(bout_filter.observers)}: not in {names}, which has {has}")
     return VideoCodings(by_video=by_video, unmatched=list(unmatched), left_out=left_out)
 
 
 def read_video_annotations(
-    files: Sequence[Path], videos: Iterable[str] = (), *, people: BoutFilter = ANYONE, **options: Any
+    files: Sequence[Path], videos: Iterable[str] = (), *, bout_filter: BoutFilter = ANYONE, **options: Any
 ) -> VideoAnnotations:
     """Read the bouts of some videos from annotation files; without `videos`, of all videos in the files.
 
-    For each video, what a person coded replaces what a model predicted, `people` choose among the codings of
-    several people, and the chosen codings are joined. For the options see `read_codings`.
+    For each video, what a person coded replaces what a model predicted, `bout_filter` chooses among the
+    codings of several people, and the chosen codings are joined. For the options see `read_codings`.
     """
-    read = read_codings(files, videos, people=people, **options)
+    read = read_codings(files, videos, bout_filter=bout_filter, **options)
     by_people = {video: _without_predicted(codings) for video, codings in read.by_video.items()}
-    chosen = {video: people.choose_codings(video, codings) for video, codings in by_people.items()}
+    chosen = {video: bout_filter.choose_codings(video, codings) for video, codings in by_people.items()}
     several = [codings for codings in chosen.values() if len(codings) > 1]
     joined = dict.fromkeys(name for codings in several for name in different_names(codings))
     all_bouts = {video: join_bouts(video, codings) for video, codings in chosen.items()}
@@ -217,15 +217,15 @@ def read_video_annotations(
     }
     subjects = sorted(set().union(*subjects_of.values()))
     together = set[str]().union(*(each for each in subjects_of.values() if len(each) > 1))
-    bouts_of = {video: kept for video, bouts in all_bouts.items() if (kept := people.choose_bouts(bouts))}
+    bouts_of = {x: kept for x, bouts in all_bouts.items() if (kept := bout_filter.choose_bouts(bouts))}
     if not bouts_of:
-        names, has = ", ".join(map(str, files)), first_names(subjects, 10)
-        raise DataError(f"--subject {people.subject}: not in {names}, which has {has}")
+        names, has = ", ".join(map(str, files)), join_first(subjects, 10)
+        raise DataError(f"--subject {bout_filter.subject}: not in {names}, which has {has}")
     return VideoAnnotations(
         bouts=bouts_of,
         unmatched=read.unmatched,
         left_out=read.left_out,
-        merged_subjects=sorted(together) if people.subject is None else [],
+        merged_subjects=sorted(together) if bout_filter.subject is None else [],
         joined_observers=list(joined) if len(joined) > 1 else (),
         predicted_videos=[video for video in chosen if by_people[video] != read.by_video[video]],
     )
@@ -247,7 +247,7 @@ def join_bouts(video: str, codings: Sequence[Coding]) -> list[Bout]:
 def different_names(codings: Iterable[Coding]) -> list[str]:
     """The names of codings: the observers, or the files if they differ and all codings have one observer."""
     by_observer, by_file = (
-        sorted(set(names)) for names in zip(*(each.names for each in codings), strict=True)
+        sorted(set(names)) for names in zip(*(coding.names for coding in codings), strict=True)
     )
     return by_file if len(by_observer) == 1 < len(by_file) else by_observer
 

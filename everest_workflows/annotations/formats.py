@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import DataError, first_names, shorten
+from everest.errors import DataError, join_first, shorten
 from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.system.types import Span
@@ -225,13 +225,13 @@ def recognize_format(path: Path) -> str:
         values = first.values() if isinstance(first, dict) else ()
         if any(isinstance(value, dict) and "annotations" in value for value in values):
             return "activitynet"  # without the key `database`
-        keys = shorten(first_names(list(map(str, first)))) if isinstance(first, dict) else ""
+        keys = shorten(join_first(list(map(str, first)))) if isinstance(first, dict) else ""
         needs += f"; this is JSON with {keys or 'no keys'}"
     elif headers := [split_cells(lines[0], separator) for separator in SEPARATORS] if lines else []:
         header = max(headers, key=len)
         missing = [name for name in TABLE_COLUMNS if name not in name_columns(header)]
         names = [cell.strip().lower() for cell in header]
-        needs += f"; its header lacks {', '.join(missing)} (it has {shorten(first_names(names, 10))})"
+        needs += f"; its header lacks {', '.join(missing)} (it has {shorten(join_first(names, 10))})"
         if "youtube_id" in names:
             needs = "for a list of Kinetics, use `everest prepare index`"
     for cells in (split_cells(line, separator) for line in lines for separator in SEPARATORS):

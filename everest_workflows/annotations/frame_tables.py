@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.errors import first_names, shorten
+from everest.errors import join_first, shorten
 from everest.video.frame_borders import VideoTimes
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest_workflows.annotations.matching import VideoFinder
@@ -175,11 +175,11 @@ def _find_class_columns(
         ends = dropwhile(is_feature.__getitem__, reversed(column_ids))
         classes = list(takewhile(lambda column: is_binary[column] and not is_feature[column], ends))[::-1]
     elif others and BACKGROUND in header:  # DeepEthogram's columns are all classes
-        names = first_names([header[column] for column in others])
+        names = join_first([header[column] for column in others])
         raise ValueError(f"columns with other values than 0, 1 and -1: {names}")
     if not any(header[column] != BACKGROUND for column in classes):
-        place_text = f"for {first_names(sorted(stated))}" if stated else "at its end"
-        raise ValueError(f"no column of 0 and 1 {place_text} (columns: {first_names(header)})")
+        place_text = f"for {join_first(sorted(stated))}" if stated else "at its end"
+        raise ValueError(f"no column of 0 and 1 {place_text} (columns: {join_first(header)})")
     for name in sorted(stated - {header[column] for column in classes}):
         left_out[f"class without a column of 0 and 1 '{shorten(name)}'"] += 1
     for column in column_ids:

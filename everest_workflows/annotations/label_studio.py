@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import first_names, shorten
+from everest.errors import join_first, shorten
 from everest.system.text import read_json
 from everest.video.folders import VIDEO_SUFFIXES
 from everest_workflows.annotations.bout import Bout, Origin, read_origin
@@ -62,7 +62,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                 if any("result" not in annotation for annotation in task.get("annotations") or ()):
                     reason = "task with an annotation that has no result"
                 elif others and not task.keys() & TASK_KEYS:
-                    reason = f"task with {shorten(first_names(others))} only"
+                    reason = f"task with {shorten(join_first(others))} only"
                 left_out[reason] += 1
         for observer, regions, is_predicted in annotators:
             with left_out.reading(name, record.videos, observer):
@@ -72,7 +72,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                         person: Any = {"origin": _ORIGINS.get(region_origin, "manual"), "observer": observer}
                         for start, end, label in _read_spans(region, task, fps, left_out):
                             if not record.videos:
-                                keys = shorten(first_names(list(map(str, task.get("data", task)))))
+                                keys = shorten(join_first(list(map(str, task.get("data", task)))))
                                 raise ValueError(f"the task names no video: name it data.video, not {keys}")
                             video = record.videos[0]
                             yield Bout(video=video, start=start, end=end, label=label, **person)

@@ -16,7 +16,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import first_names
+from everest.errors import join_first
 
 IsHeader = Callable[[Sequence[str]], bool]  # whether cells are the header of a kind of table
 Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
@@ -93,7 +93,7 @@ def line_errors(line_number: int, cells: Sequence[str] = (), header: Sequence[st
 def left_out_text(left_out: Mapping[str, int]) -> str:
     """The number of records by reason, in text: `region of the kind choices (2), row without a label (1)`."""
     reasons = [f"{reason} ({count})" for reason, count in sorted(left_out.items())]
-    return first_names(reasons, MAX_REASONS)
+    return join_first(reasons, MAX_REASONS)
 
 
 def left_out_rows(left_out: Mapping[str, int]) -> list[dict[str, Any]]:

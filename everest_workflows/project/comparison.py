@@ -31,7 +31,7 @@ from everest.system.events import Emit, heading, notice
 from everest.system.run_folder import RECIPE_FILE, RunFolder
 from everest.system.text import plural
 from everest.system.types import Floats
-from everest_workflows.project.alarms import choose_alarm
+from everest_workflows.project.alarm_rates import choose_alarm
 from everest_workflows.project.candidates import (
     MEAN,
     NETWORK,
@@ -124,7 +124,7 @@ class Comparison:
             candidates.append(make_network_candidate(run, learned, val))
         labels = label_array([sample.labels[0] for sample in learned], self.head)
         groups = [sample.group_or_path for sample in learned]
-        outputs = {each.name: each.outputs for each in candidates}
+        outputs = {candidate.name: candidate.outputs for candidate in candidates}
         choice = choose(outputs, labels, groups, self.head, forced=self.forced)
         alarm = self._choose_alarm(average(outputs, choice.members), labels)
         return self._make_selected(candidates, choice, alarm), candidates, choice
@@ -138,15 +138,15 @@ class Comparison:
             for name, rows in outputs.outputs.items()
             if name not in (MEAN, SELECTED)
         }
-        (part,) = outputs.predictions(SELECTED, self.head).by_head().values()
-        choice = choose(by_name, part.labels, outputs.groups, self.head, forced=self.forced)
+        (head_predictions,) = outputs.predictions(SELECTED, self.head).by_head().values()
+        choice = choose(by_name, head_predictions.labels, outputs.groups, self.head, forced=self.forced)
         learned = table.readable(self.samples["train"])
         candidates = make_linear_candidates(table, learned, self.head, seed=self.recipe.train.seed)
         if NETWORK in choice.members:
             self.emit(heading("fine-tuning on all videos"))
             run = self.train_stage(stages.finetune, self.output / FINETUNE_FOLDER)
             candidates.append(make_network_candidate(run, learned, ()))
-        alarm = self._choose_alarm(average(by_name, choice.members), part.labels)
+        alarm = self._choose_alarm(average(by_name, choice.members), head_predictions.labels)
         model = self._make_selected(candidates, choice, alarm)
         if self.forced:
             return model, choice
@@ -170,15 +170,15 @@ class Comparison:
         It knows the recipe with the views that it was made for.
         """
         self.emit(notice(f"best candidate by validation: {choice.name} ({choice.explanation})"))
-        members = [each for each in candidates if each.name in choice.members]
-        modules = [each.make() for each in members if each.make is not None]
+        members = [candidate for candidate in candidates if candidate.name in choice.members]
+        modules = [member.make() for member in members if member.make is not None]
         model = modules[0] if len(modules) == 1 else MeanClassifier.of(modules)
         if alarm is not None:
             model.heads = tuple(replace(head, alarm=alarm) for head in model.heads)
             spec: Any = model.spec  # a dataclass
             model.spec = replace(spec, heads=model.heads)
         recipe = self.recipe
-        if not any(each.reads_views for each in members):
+        if not any(member.reads_views for member in members):
             recipe = replace(recipe, eval=replace(recipe.eval, clips=1, crops=1))
         model.recipe, model.class_names = recipe, self.classes.names
         kinds = {kind for name in choice.members for kind in LINEAR.get(name, ())}

@@ -19,7 +19,7 @@ from everest.data.randomness import Purpose, seed_at
 from everest.lists.classes import Classes
 from everest.models.classifier import VideoClassifier
 from everest.models.clip_spec import ModelSpec
-from everest.models.image_classifier import ImageClassifier, ImageSpec
+from everest.models.image_classifier import PixelClassifier, PixelSpec
 from everest.models.spec import classifier_spec
 from everest_workflows.project.adaptation import ADAPT
 
@@ -47,14 +47,14 @@ class Starts(NamedTuple):
 
 def _make_pixel_classifier(
     features: Literal["images", "motion"], recipe: Recipe, classes: Classes, starts: Starts
-) -> ImageClassifier:
+) -> PixelClassifier:
     data = recipe.data
     size, heads = data.frame_size, classes.heads
-    spec = ImageSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
+    spec = PixelSpec(frames=data.frames, size=size, pixels=data.pixels, heads=heads, features=features)
     return spec.build()
 
 
-def _make_histograms(recipe: Recipe, classes: Classes, starts: Starts) -> ImageClassifier | None:
+def _make_histograms(recipe: Recipe, classes: Classes, starts: Starts) -> PixelClassifier | None:
     """A linear model of histograms of edges and their motion, of clips of several frames."""
     return _make_pixel_classifier("motion", recipe, classes, starts) if recipe.data.frames > 1 else None
 
@@ -82,11 +82,11 @@ def _make_encoder(
     if init is not None:
         assert isinstance(model.spec, ModelSpec)
         weights = read_init(find_init(init, output=None, overwrite=False), resumed=None)
-        load_init(model, weights.adapted(model.spec), weights, notify=lambda text: None)
+        load_init(model, weights.adapt_spec(model.spec), weights, notify=lambda text: None)
     return model
 
 
-LinearModule = ImageClassifier | VideoClassifier  # has `features`, and a linear `head`
+LinearModule = PixelClassifier | VideoClassifier  # has `features`, and a linear `head`
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, Final
 
 from everest.config.settings import DataSettings
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, RecipeError, join_first
 from everest.lists.groups import COLUMN_PREFIX, find_group
 from everest.lists.inputs import find_samples
 from everest.lists.sample import Sample
@@ -175,7 +175,7 @@ def _make_windows(
     recordings = find_samples([Path(request.videos)], root=None)
     annotations = list(map(Path, request.annotations))
     paths = [sample.path for sample in recordings]
-    labels = read_bouts(annotations, paths, emit, whose=request.whose)
+    labels = read_bouts(annotations, paths, emit, bout_filter=request.bout_filter)
     window = training_window_seconds(chain.from_iterable(labels.bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
@@ -233,13 +233,13 @@ def check_animals(bouts: Bouts) -> str | None:
     if has_subjects(bouts) and (same := _find_shared(group_of_path)):
         if len(set(group_of_path.values())) == 1:
             return "recordings share their subjects, so the test shows new moments, not new animals or people"
-        return f"{first_names(same)} share subjects; keep them in one list by --group {SUBJECT}"
+        return f"{join_first(same)} share subjects; keep them in one list by --group {SUBJECT}"
     for pattern in WORDS:
         words = {path: re.search(pattern, Path(path).name) for path in bouts}
         word_of = {path: word[1] for path, word in words.items() if word and not word[1].isdecimal()}
         if len(set(word_of.values())) > 1 and len(word_of) == len(bouts) and (same := _find_shared(word_of)):
             fix = f"if they show one animal or person, add --group '{pattern}'"
-            return f"{first_names(same)} may be in both training and test; {fix}"
+            return f"{join_first(same)} may be in both training and test; {fix}"
     return None
 
 

@@ -32,7 +32,7 @@ from everest.metrics.predictions import Predictions, write_predictions
 from everest.models.classifier import Classifier
 from everest.system.events import heading, ignore_event
 from everest.system.files import IN_USE_FIX
-from everest_workflows.project.alarms import draw_alarms, find_clip_seconds, measure_alarms
+from everest_workflows.project.alarm_rates import draw_alarms, find_clip_seconds, measure_alarms
 from everest_workflows.project.candidates import MEAN, Candidate, FeatureTable
 from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.comparison import Comparison
@@ -88,12 +88,12 @@ def measure_candidates(
     emit(heading(f"test of the best candidate, {choice.name}"))
     files = EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True)
     runtime = OpenedModel.of(model).runtime
-    members = [each for each in candidates if each.name in choice.members]
+    members = [candidate for candidate in candidates if candidate.name in choice.members]
     known = None
-    if not any(each.reads_views for each in members):
+    if not any(member.reads_views for member in members):
         known = partial(_predict_linear, members, table, model.heads)
     evaluation, predictions = evaluate_classifier(
-        model, model.spec, model.recipe, runtime, emit=emit, files=files, known=known
+        model, model.spec, model.recipe, runtime, emit=emit, files=files, cached_predictions=known
     )
     (head,) = model.heads
     outputs = _predict_all(candidates, choice, comparison.samples["test"], predictions)
@@ -119,7 +119,7 @@ def _predict_linear(
 ) -> Predictions:
     """The mean outputs of linear candidates for the samples of a dataset."""
     readable = table.readable(dataset.samples)
-    rows = [each.predict(readable) for each in members]
+    rows = [member.predict(readable) for member in members]
     outputs = [np.mean([by_video[sample.video_id] for by_video in rows], axis=0) for sample in readable]
     unread = [sample for sample in dataset.samples if sample.video_id in table.unreadable]
     assert len(readable) + len(unread) == len(dataset.samples)  # the table has all lists
@@ -138,7 +138,7 @@ def _predict_all(
     candidates: Sequence[Candidate], choice: BestCandidate, samples: Sequence[Sample], selected: Predictions
 ) -> TestOutputs:
     """The outputs of all candidates, and of the selected model, for samples that all can read."""
-    by_video = {each.name: each.predict(samples) for each in candidates}
+    by_video = {candidate.name: candidate.predict(samples) for candidate in candidates}
     if choice.mean_of:
         first, second = (by_video[name] for name in choice.mean_of)
         both = [video for video in first if video in second]
@@ -179,18 +179,18 @@ def measure_outputs(
     if IMAGES in tests and several and METRICS[metric].chance:
         chosen, images = (outputs.predictions(name, head).by_head()[""] for name in (SELECTED, IMAGES))
         difference = estimate_difference(chosen, images, outputs.groups)
-    (part,) = selected.by_head().values()
+    (tested,) = selected.by_head().values()
     behaviors = []
     if head.task != "regression":
         groups = outputs.groups if several else None
-        behaviors = [ClassTest(**row) for row in class_tests(part, classes.names_of_head(head), groups)]
+        behaviors = [ClassTest(**row) for row in class_tests(tested, classes.names_of_head(head), groups)]
     is_single = head.task == "single-label"
     return {
         "frames": model.recipe.data.frames,
         "metric": metric,
         "chance": find_chance(metric, (head,), selected.labels),
         "majority": find_chance("majority_top1", (head,), selected.labels),
-        "majority_class": classes.name(int(np.bincount(part.labels).argmax())) if is_single else None,
+        "majority_class": classes.name(int(np.bincount(tested.labels).argmax())) if is_single else None,
         "linear_pixels": tests[IMAGES].test if IMAGES in tests else None,
         "difference": difference,
         "candidates": list(tests.values()),
@@ -207,11 +207,11 @@ def measure_test_alarms(comparison: Comparison, model: Classifier, outputs: Test
     if head.alarm is None:
         return {}
     names = Classes(heads=model.heads, names=model.class_names).names_of_head(head)
-    (part,) = outputs.predictions(SELECTED, head).by_head().values()
+    (head_predictions,) = outputs.predictions(SELECTED, head).by_head().values()
     seconds = find_clip_seconds(comparison.project.window, comparison.recipe.data)
     figure = comparison.output / REPORT / ALARM_FIGURE
-    rows = measure_alarms(part, names, outputs.groups, head.alarm, seconds)
-    draw_alarms(figure, part, names, head.alarm, rows, seconds)
+    rows = measure_alarms(head_predictions, names, outputs.groups, head.alarm, seconds)
+    draw_alarms(figure, head_predictions, names, head.alarm, rows, seconds)
     return {
         "alarms": rows,
         "alarm_seconds": seconds,
@@ -302,9 +302,9 @@ def _score(parts: Sequence[Timelines], comparison: Comparison) -> TimelineScores
     recordings.sort(key=lambda each: each[0].video)  # folds have another order
     timelines = replace(parts[0], videos=[video for video, _ in recordings])
     bouts = [video_bouts for _, video_bouts in recordings]
-    annotations = list(map(Path, comparison.project.request.annotations))
-    paths = [video.path for video in timelines.videos]
-    labeled = read_bouts(annotations, paths, ignore_event, whose=comparison.project.request.whose).bouts
+    request, paths = comparison.project.request, [video.path for video in timelines.videos]
+    annotations = list(map(Path, request.annotations))
+    labeled = read_bouts(annotations, paths, ignore_event, bout_filter=request.bout_filter).bouts
     groups = {each.path: each.group_or_path for samples in comparison.samples.values() for each in samples}
     scores = score_timelines(timelines, bouts, labeled, emit=comparison.emit, groups=groups)
     figure = comparison.output / REPORT / FIGURE

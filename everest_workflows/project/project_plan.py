@@ -14,7 +14,7 @@ from typing import Any, Final
 from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.settings import DataSettings, Recipe
 from everest.engine.schedule import MIN_STEPS, steps_between_validations
-from everest.errors import first_names
+from everest.errors import join_first
 from everest.lists.classes import Classes
 from everest.lists.labels import Label, class_indices
 from everest.lists.reading import SampleList
@@ -29,7 +29,7 @@ from everest.system.text import plural, time_text
 from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
 from everest_workflows.annotations.records import left_out_rows, left_out_text
 from everest_workflows.project.adaptation import measure_adaptation
-from everest_workflows.project.alarms import find_clip_seconds
+from everest_workflows.project.alarm_rates import find_clip_seconds
 from everest_workflows.project.candidates import measure_clip_seconds
 from everest_workflows.project.lists import STEP, check_copies, make_lists
 from everest_workflows.project.request import LISTS, ProjectLists, Request
@@ -288,7 +288,7 @@ def _describe_lists(
     if lists.left_out:
         yield f"left out of the annotations: {left_out_text(lists.left_out)}"
     if lists.subjects:
-        names = first_names(lists.subjects, MAX_NAMES)
+        names = join_first(lists.subjects, MAX_NAMES)
         yield f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject"
 
 
@@ -333,7 +333,7 @@ def describe_samples(
     `windows`: whether the samples are from annotated recordings.
     """
     groups = sorted({sample.group for sample in samples if sample.group is not None})
-    lines = [f"{plural(len(groups), 'group')}: {first_names(groups, MAX_NAMES)}"] if groups else []
+    lines = [f"{plural(len(groups), 'group')}: {join_first(groups, MAX_NAMES)}"] if groups else []
     if classes.heads[0].task == "regression":
         return {}, lines
     counts = dict.fromkeys(classes.names_of_head(classes.heads[0]), 0)
@@ -351,17 +351,17 @@ def describe_samples(
         name: f" ({plural(len(sources), 'group')})" for name, sources in sources_of.items() if groups
     }
     sizes = [f"{name} {number}{groups_of.get(name, '')}" for name, number in counts.items()]
-    lines = [f"{plural(len(sizes), 'class')}: {first_names(sizes, MAX_CLASSES)}", *lines]
+    lines = [f"{plural(len(sizes), 'class')}: {join_first(sizes, MAX_CLASSES)}", *lines]
     if windows and without:
         fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
         fix = f"label time that nobody watched '{UNSCORED}'"
         lines.append(f"{without} of {plural(len(samples), 'window')} have no bout ({fate}); {fix}")
     if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
         unit = "group" if groups else "recording" if windows else "video"
-        problem = f"{first_names(rare, MAX_NAMES)} can be learned or tested, not both"
+        problem = f"{join_first(rare, MAX_NAMES)} can be learned or tested, not both"
         lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
     single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
     if windows and single:
-        problem = f"only one behavior is annotated in {first_names(single, MAX_NAMES)}"
+        problem = f"only one behavior is annotated in {join_first(single, MAX_NAMES)}"
         lines.append(f"warning: {problem}; time with any other counts as time without behavior")
     return counts, lines

@@ -111,7 +111,7 @@ class Request(ProjectOptions):
         return self.unlabeled is not None and not self.adapts
 
     @property
-    def whose(self) -> BoutFilter:
+    def bout_filter(self) -> BoutFilter:
         return BoutFilter(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:

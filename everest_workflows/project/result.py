@@ -15,7 +15,7 @@ from everest.metrics.predictions import Predictions
 from everest.system.files import IN_USE_FIX
 from everest.system.moved_folder import moved
 from everest.system.text import damage_errors, load_json, validate
-from everest_workflows.project.alarms import AlarmRow, format_worst
+from everest_workflows.project.alarm_rates import AlarmRow, format_worst
 from everest_workflows.recordings.project_folder import MODEL_FOLDER, PROJECT_FILE, RESULT_FILE, SELECTED
 
 F1_KEY: Final = "f1@50"  # in documents

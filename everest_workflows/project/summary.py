@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.settings import Recipe
-from everest.errors import first_names
-from everest.evaluation.page import Point, Section, Summary
+from everest.errors import join_first
+from everest.evaluation.page import PageContent, Point, Section
 from everest.metrics.head_metrics import FEW_OF_CLASS
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, name_metric, percent_text, value_text
 from everest.system.text import plural, time_text
-from everest_workflows.project.alarms import HOURS_WITHOUT_ALARM
+from everest_workflows.project.alarm_rates import HOURS_WITHOUT_ALARM
 from everest_workflows.project.choice import BestCandidate
 from everest_workflows.project.feature_kinds import FEATURES, IMAGES, LINEAR, SIZE_RATE
 from everest_workflows.project.lists import STEP
@@ -50,17 +50,17 @@ def list_rest(result: ProjectResult) -> list[str]:
 
 def class_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The titles and the rows of the table of classes; no row for a model that predicts numbers."""
-    is_multi = any(each.ap is not None for each in result.behaviors)
+    is_multi = any(behavior.ap is not None for behavior in result.behaviors)
     titles = ("average precision", "95 % CI") if is_multi else ("recall", "95 % CI", "precision", "F1")
     groups = ("worst group",) if any(each.worst_text for each in result.behaviors[:MAX_CLASSES]) else ()
     rows = []
-    for each in result.behaviors[:MAX_CLASSES]:
-        interval = "" if each.interval is None else "{:.3g} to {:.3g} %".format(*each.interval)
-        scores = [each.ap] if is_multi else [each.recall, each.precision, each.f1]
+    for behavior in result.behaviors[:MAX_CLASSES]:
+        interval = "" if behavior.interval is None else "{:.3g} to {:.3g} %".format(*behavior.interval)
+        scores = [behavior.ap] if is_multi else [behavior.recall, behavior.precision, behavior.f1]
         first, *others = (percent_text(score or 0.0) for score in scores)
-        support = str(round(each.prevalence * result.videos / 100))
-        worst = [each.worst_text for _ in groups]
-        rows.append((each.name, first, interval, *others, support, *worst))
+        support = str(round(behavior.prevalence * result.videos / 100))
+        worst = [behavior.worst_text for _ in groups]
+        rows.append((behavior.name, first, interval, *others, support, *worst))
     return ("class", *titles, f"{result.unit}s", *groups), rows
 
 
@@ -83,7 +83,7 @@ def alarm_table(result: MeasuredTest) -> tuple[tuple[str, ...], list[tuple[str, 
 
 def describe_alarms(result: MeasuredTest) -> str:
     """The alarms at the chosen threshold, and what would bound the false ones, in one sentence."""
-    row = next(each for each in result.alarms if each.threshold == result.threshold)
+    row = next(alarm for alarm in result.alarms if alarm.threshold == result.threshold)
     recall = ", ".join(f"{name} {percent_text(value)}" for name, value in row.recall.items())
     clips = f"{row.false} of {plural(row.normal_clips, f'{result.normal} {result.unit}')}"
     text = f"alarms at threshold {row.threshold:.3g}: recall {recall}; false alarms: {clips}"
@@ -114,7 +114,7 @@ def write_methods(project: Project, choice: BestCandidate, recipe: Recipe, test:
     units = "Videos"
     if project.window is not None:
         units = f"Windows of {project.window:g} s every {STEP * project.window:g} s"
-    num_compared = sum(each.name != SIZE_RATE for each in test.candidates)
+    num_compared = sum(candidate.name != SIZE_RATE for candidate in test.candidates)
     chosen = "" if num_compared < 2 else f", the best of {num_compared} candidates on held-out {unit}s"
     size, groups = plural(test.videos, unit), plural(test.groups, "group")
     tested = f"On {size} of {groups} held out of training and choice"
@@ -156,7 +156,7 @@ def _list_timelines(result: MeasuredTest) -> list[str]:
     """The line about the timelines of recordings, if there are any."""
     if (scores := result.timelines) is None:
         return []
-    recordings = first_names([Path(name).name for name in scores.recordings], MAX_NAMES)
+    recordings = join_first([Path(name).name for name in scores.recordings], MAX_NAMES)
     correct = f"{scores.frame_accuracy:.1f} %{format_interval(scores.frame_interval)}"
     means = f"class mean {scores.mean_class_accuracy:.1f} %"
     if short := ", ".join(f"'{name}', {seconds:g} s" for name, seconds in scores.too_short.items()):
@@ -166,21 +166,21 @@ def _list_timelines(result: MeasuredTest) -> list[str]:
     return [f"timelines of {recordings}: frame accuracy {correct}, {majority}, {means}"]
 
 
-def make_summary(title: str, result: MeasuredTest, *conclusions: str, **texts: Any) -> Summary:
+def make_summary(title: str, result: MeasuredTest, *conclusions: str, **texts: Any) -> PageContent:
     """What the page of a test shows: the answer, then `conclusions`; `texts` are further fields."""
-    selected = next((each for each in result.candidates if each.name == result.chosen), None)
+    selected = next((candidate for candidate in result.candidates if candidate.name == result.chosen), None)
     name = f"{result.chosen} (selected)"
     if result.folds:  # each fold chose its model, and its candidates are shown as well
         name, selected = "selected in each fold", None
     points = [Point(name=name, value=result.value, interval=result.interval, is_selected=True)]
     points += [
         Point(
-            name="frame size and rate alone" if each.name == SIZE_RATE else each.name,
-            value=each.test,
-            interval=each.interval,
+            name="frame size and rate alone" if candidate.name == SIZE_RATE else candidate.name,
+            value=candidate.test,
+            interval=candidate.interval,
         )
-        for each in result.candidates
-        if each.test is not None and each is not selected
+        for candidate in result.candidates
+        if candidate.test is not None and candidate is not selected
     ]
     if result.majority is not None:
         points.append(Point(name=f"always '{result.majority_class}'", value=result.majority))
@@ -207,7 +207,7 @@ def make_summary(title: str, result: MeasuredTest, *conclusions: str, **texts: A
             "independent clips as the normal ones are worth: their number divided by the design effect of "
             "their groups (Kish), from the intraclass correlation of their scores.",
         ]
-    return Summary(
+    return PageContent(
         title=f"Test of {title}",
         answer=[*_split_answer(result), *conclusions],
         sections=sections,
@@ -241,7 +241,7 @@ def _list_baselines(result: MeasuredTest) -> list[str]:
         "chance": result.chance,
         f"always '{result.majority_class}'": result.majority,
         "frame size and rate alone": next(
-            (each.test for each in result.candidates if each.name == SIZE_RATE), None
+            (candidate.test for candidate in result.candidates if candidate.name == SIZE_RATE), None
         ),
         LINEAR_MODEL: result.linear_pixels,
     }

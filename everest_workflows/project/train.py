@@ -162,7 +162,7 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
         fold_tests = _train_folds(comparison, table)
         if fold_tests:
             outputs = pool_outputs(folder, fold_tests)
-            model, choice = comparison.compare_folds(table, outputs, [each.choice for each in fold_tests])
+            model, choice = comparison.compare_folds(table, outputs, [fold.choice for fold in fold_tests])
             test, page = pool_folds(comparison, model, choice, outputs, fold_tests)
         else:
             model, candidates, choice = comparison.compare(table)
@@ -170,11 +170,11 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
         clip_time = _measure_clip_time(model, comparison, table)
     judgment = judge(test, possible_folds=project.possible_folds)
     methods = write_methods(project, choice, comparison.recipe, test)
-    next_commands = list_next_commands(project.request, test, comparison.recipe, folder)
+    commands = list_next_commands(project.request, test, comparison.recipe, folder)
     conclusions = [judgment, *([] if clip_time is None else [str(clip_time)])]
     links = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_tests, start=1)}
     title = f"{folder.name}, all folds together" if fold_tests else folder.name
-    summary = make_summary(title, test, *conclusions, methods=methods, next=next_commands, links=links)
+    summary = make_summary(title, test, *conclusions, methods=methods, next_commands=commands, links=links)
     write_evaluation_page(folder / REPORT, *page, summary)
     result = ProjectResult(
         **vars(test),
@@ -184,7 +184,7 @@ def _train(project: Project, folder: Path, emit: Emit, *, started: float, resume
         resumed=resumed,
         clip_time=clip_time,
         methods=methods,
-        next=next_commands,
+        next=commands,
     )
     write_document(folder / RESULT_FILE, result.dump())
     return result

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest_workflows.annotations.bout import BACKGROUND, MARKS, Bout, Bouts, spans_outside, unscored_spans
 from everest_workflows.annotations.codings import BoutFilter, VideoCodings, different_names, join_bouts
 from everest_workflows.recordings.bout_metrics import (
@@ -29,17 +29,17 @@ STEP: Final = 0.04  # seconds from one compared moment to the next
 OVERLAP: Final = 0.5  # intersection over union of bouts that agree
 
 
-def bouts_by_observer(read: VideoCodings, people: BoutFilter) -> dict[str, dict[str, list[Bout]]]:
+def bouts_by_observer(read: VideoCodings, bout_filter: BoutFilter) -> dict[str, dict[str, list[Bout]]]:
     """The bouts of each observer, or of each file if the files name no observers, by video."""
-    codings = [each for each in (each for of in read.by_video.values() for each in of) if each.is_manual]
-    if people.observers:
-        codings = list(filter(people.is_chosen, codings))
+    codings = [coding for codings in read.by_video.values() for coding in codings if coding.is_manual]
+    if bout_filter.observers:
+        codings = list(filter(bout_filter.is_chosen, codings))
     names = different_names(codings) if codings else []
     by_observer = {name: dict[str, list[Bout]]() for name in names}
     for video, of_video in read.by_video.items():
         for name in names:
-            of_name = [each for each in of_video if each in codings and name in each.names]
-            if bouts := people.choose_bouts(join_bouts(video, of_name)) if of_name else []:
+            of_name = [coding for coding in of_video if coding in codings and name in coding.names]
+            if bouts := bout_filter.choose_bouts(join_bouts(video, of_name)) if of_name else []:
                 by_observer[name][video] = bouts
     return by_observer
 
@@ -61,7 +61,7 @@ def measure_agreement(observers: Mapping[str, Bouts], ends: Mapping[str, float])
     names = list(observers)
     if len(names) != 2:
         fix = "give the files of two, or choose two with --observer"
-        raise DataError(f"--agreement: {first_names(names, 10) or 'nobody'} coded these videos; {fix}")
+        raise DataError(f"--agreement: {join_first(names, 10) or 'nobody'} coded these videos; {fix}")
     first, second = observers.values()
     videos = [video for video in first if video in second]
     stretches = []

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from everest.config.heads import Head
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest.figures.pages import make_card, write_page
 from everest.lists.sample import Sample
 from everest.system.files import write_table
@@ -20,7 +20,7 @@ from everest_workflows.annotations.codings import BoutFilter, read_video_annotat
 from everest_workflows.annotations.formats import TABLE_COLUMNS, is_header
 from everest_workflows.annotations.records import read_table
 from everest_workflows.recordings.bouts import BoutRules
-from everest_workflows.recordings.footage import Extents, FootageWindow
+from everest_workflows.recordings.checked_windows import Extents, FootageWindow
 from everest_workflows.recordings.scores import check_one_head, refuse_unknown_classes
 from everest_workflows.recordings.timelines import Timelines
 
@@ -30,7 +30,7 @@ PAGE_SUFFIX: Final = ".html"  # of the page beside a list or a table
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Footage:
+class SavedFootage:
     """The recordings of a saved timeline that have windows, and the model."""
 
     timeline: Path
@@ -43,7 +43,7 @@ class Footage:
     smooth: float  # seconds over which the probabilities are averaged
 
     @classmethod
-    def of(cls, timelines: Timelines, rules: BoutRules, timeline: Path) -> Footage:
+    def of(cls, timelines: Timelines, rules: BoutRules, timeline: Path) -> SavedFootage:
         """The footage of timelines, which were saved in a file, with the bouts of some rules."""
         check_one_head(timelines.classes.heads, option="--timeline")
         if not timelines.extents:
@@ -75,7 +75,7 @@ class Footage:
             found[name] = next((str(place) for place in places if place.exists()), None)
         if missing := [self.paths[name] for name, path in found.items() if path is None]:
             fix = "restore them, or run budget in the folder in which timeline ran"
-            raise DataError(f"{self.timeline}: its recordings are not found: {first_names(missing)}; {fix}")
+            raise DataError(f"{self.timeline}: its recordings are not found: {join_first(missing)}; {fix}")
         return found
 
 
@@ -87,11 +87,11 @@ class CheckedList(NamedTuple):
     notices: Sequence[str] = ()
 
 
-def read_checked_list(file: Path, footage: Footage, whose: BoutFilter) -> CheckedList:
+def read_checked_list(file: Path, footage: SavedFootage, bout_filter: BoutFilter) -> CheckedList:
     """Read the list of --draw to which a person added bouts, or annotations of another program."""
-    labels = read_video_annotations([file], footage.extents, people=whose, keep_windows=True)
+    labels = read_video_annotations([file], footage.extents, bout_filter=bout_filter, keep_windows=True)
     if labels.unmatched:
-        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
+        names = f"{join_first(labels.unmatched)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
     refuse_unknown_classes(labels.bouts, footage.classes, source=file)
     notices = [*labels.notices]
@@ -108,7 +108,7 @@ def read_checked_list(file: Path, footage: Footage, whose: BoutFilter) -> Checke
 def write_windows_to_check(
     output: Path,
     windows: Sequence[FootageWindow],
-    footage: Footage,
+    footage: SavedFootage,
     checked: Bouts,
     *,
     group: str | None,
@@ -128,9 +128,9 @@ def write_windows_to_check(
         for bout in bouts
     ]
     sampled = [
-        {"video": each.video, "start": f"{each.start:.3f}", "end": f"{each.end:.3f}", "label": TO_CHECK}
+        {"video": window.video, "start": f"{window.start:.3f}", "end": f"{window.end:.3f}", "label": TO_CHECK}
         | people
-        for each in windows
+        for window in windows
     ]
     used = [name for name in people if any(row[name] for row in known)]
     columns = [*TABLE_COLUMNS, *used, *([GROUP_COLUMN] if group else [])]

@@ -8,11 +8,11 @@ from operator import itemgetter
 from typing import Any, Final
 
 from everest import __version__
-from everest.evaluation.page import Section, Summary
+from everest.evaluation.page import PageContent, Section
 from everest.system.text import plural
 from everest_workflows.annotations.bout import Bouts
-from everest_workflows.recordings.budget_files import Footage
-from everest_workflows.recordings.footage import find_checked_windows, sample_windows
+from everest_workflows.recordings.budget_files import SavedFootage
+from everest_workflows.recordings.checked_windows import find_checked_windows, sample_windows
 from everest_workflows.recordings.window_plan import read_training_methods
 
 TITLES: Final = (
@@ -28,7 +28,7 @@ MAX_CLASSES: Final = 4  # default: in the answer
 
 def describe_methods(
     document: Mapping[str, Any],
-    footage: Footage,
+    footage: SavedFootage,
     checked: Bouts,
     strata: Sequence[Collection[str]],
     seed: int,
@@ -77,7 +77,7 @@ def list_table_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[str]
         yield ["" if value is None else str(value) for value in (*values, *ends, row["saved_windows"])]
 
 
-def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: str | None) -> Summary:
+def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: str | None) -> PageContent:
     """What the page of `everest budget` shows.
 
     Args:
@@ -104,7 +104,7 @@ def summarize_budget(document: Mapping[str, Any], notes: Sequence[str], figure: 
         "{} {:.1f} s ({:.1f} to {:.1f})".format(row["class"], row["seconds"], *row["interval"])
         for row in first
     )
-    return Summary(
+    return PageContent(
         title="Time budget",
         answer=[
             f"estimated time: {'; '.join(amounts)}",

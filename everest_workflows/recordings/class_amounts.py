@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everest.system.types import Floats
 from everest_workflows.annotations.bout import BACKGROUND, CHECKED, UNSCORED, Bout, Bouts, spans_outside
-from everest_workflows.recordings.footage import TIME_ROUNDING, Extents, FootageWindow
+from everest_workflows.recordings.checked_windows import TIME_ROUNDING, Extents, FootageWindow
 from everest_workflows.recordings.totals import CheckedAmounts
 
 SECONDS, BOUTS = 0, 1  # the amounts of a class
@@ -25,7 +25,7 @@ class Cells(NamedTuple):
     """Groups of recordings that hold all footage: the strata of a draw, or the groups of a report."""
 
     groups: Sequence[Collection[str]]  # C
-    of_checked: NDArray[np.int64]  # (N,) cell of each checked window
+    cell_of_window: NDArray[np.int64]  # (N,) cell of each checked window
     windows: NDArray[np.int64]  # (C,) number of windows
     checked: NDArray[np.int64]  # (C,) number of those that are checked
     left: Floats  # (C, 2) seconds and number of the windows that are not checked
@@ -46,10 +46,10 @@ class Cells(NamedTuple):
             np.add.at(amounts, cells, [(part.end - part.start, 1) for part in parts])
             return cells, amounts
 
-        _, of_all = count(windows)
-        of_checked, of_them = count(sampled)
-        numbers, checked = (amounts[:, 1].astype(np.int64) for amounts in (of_all, of_them))
-        return cls(groups, of_checked, numbers, checked, (of_all - of_them).round(6))
+        _, all_amounts = count(windows)
+        cell_of_window, checked_amounts = count(sampled)
+        numbers, checked = (amounts[:, 1].astype(np.int64) for amounts in (all_amounts, checked_amounts))
+        return cls(groups, cell_of_window, numbers, checked, (all_amounts - checked_amounts).round(6))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,12 +65,12 @@ class ClassAmounts:
         """The amounts of windows of some lengths, (N,) seconds: fractions of the time, or bouts."""
         unit = lengths if amount == SECONDS else np.ones_like(lengths)
         sums = np.array([sum(self.by_model[video][amount] for video in videos) for videos in cells.groups])
-        sums_left = sums - np.bincount(cells.of_checked, self.predicted[amount], len(sums))
+        sums_left = sums - np.bincount(cells.cell_of_window, self.predicted[amount], len(sums))
         labeled = self.labeled[amount] / unit
         return CheckedAmounts(
             labeled=labeled,
             predicted=self.predicted[amount] / unit,
-            cells=cells.of_checked,
+            cells=cells.cell_of_window,
             windows=cells.windows,
             predicted_left=sums_left / np.maximum(cells.left[:, amount], TIME_ROUNDING),
             is_fraction=bool(amount == SECONDS and (labeled < 1 + TIME_ROUNDING).all()),  # else, two animals

@@ -35,7 +35,7 @@ def suggest_budget(timelines: Timelines, saved: Path, group: str | None) -> Iter
 
     None if the model has not a single head of classes.
     """
-    from everest_workflows.recordings.footage import choose_first_sample
+    from everest_workflows.recordings.checked_windows import choose_first_sample
     from everest_workflows.recordings.window_plan import find_group_pattern, has_fold_tests
 
     heads = timelines.classes.heads

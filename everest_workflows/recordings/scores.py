@@ -121,14 +121,14 @@ def score_timelines(
 
 
 def read_truth(
-    file: Path, videos: Sequence[str], classes: Classes, whose: BoutFilter, emit: Emit
+    file: Path, videos: Sequence[str], classes: Classes, bout_filter: BoutFilter, emit: Emit
 ) -> tuple[Bouts, dict[str, dict[str, list[Bout]]]]:
     """Read the bouts of --truth by recording, and those of each of several observers who differ.
 
     What is left out is reported, and which bouts a model predicted. Annotations that share no class with the
     model are refused; classes that the model lacks are reported.
     """
-    labels = read_video_annotations([file], videos, people=whose)
+    labels = read_video_annotations([file], videos, bout_filter=bout_filter)
     for text in labels.notices:
         emit(notice(text))
     if labels.uncorrected_text:
@@ -143,9 +143,9 @@ def read_truth(
     for label in unknown_labels:
         description = f"'{label}' ({plural(counts[label], 'labeled bout')}){did_you_mean(label, names)}"
         emit(notice(f"the model has no class {description}"))
-    read = read_codings([file], videos, people=whose)
+    read = read_codings([file], videos, bout_filter=bout_filter)
     are_rivals = any(find_rivals(codings) for codings in read.by_video.values())
-    observers = bouts_by_observer(read, replace(whose, observers=())) if are_rivals else {}
+    observers = bouts_by_observer(read, replace(bout_filter, observers=())) if are_rivals else {}
     return labels.bouts, observers or {"annotations": labels.bouts}
 
 

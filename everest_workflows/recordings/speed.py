@@ -41,8 +41,8 @@ def time_windows(model: OpenedModel, samples: Sequence[Sample], windows: Batchin
                 yield
             yield  # also of a video without windows
 
-    batching = compute_batches()
-    _, seconds = time_calls(lambda: next(batching), seconds=TIMED_SECONDS)
+    batches = compute_batches()
+    _, seconds = time_calls(lambda: next(batches), seconds=TIMED_SECONDS)
     if not lengths:
         raise DataError(
             f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"

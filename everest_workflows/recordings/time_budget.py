@@ -32,14 +32,14 @@ from everest_workflows.annotations.bout import (
     group_by_video,
     merge_overlaps,
 )
-from everest_workflows.recordings.class_amounts import BOUTS, SECONDS, Cells, ClassAmounts, measure_classes
-from everest_workflows.recordings.footage import (
+from everest_workflows.recordings.checked_windows import (
     TIME_ROUNDING,
     Extents,
     FootageWindow,
     find_checked_windows,
     require_two_windows,
 )
+from everest_workflows.recordings.class_amounts import BOUTS, SECONDS, Cells, ClassAmounts, measure_classes
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate
 
 QUANTILE: Final = float(norm.ppf(1 - TAIL_FRACTION))
@@ -113,7 +113,7 @@ def compute_time_budget(
         cells = Cells.make([*groups.values()], windows, sampled)
         of_groups = _estimate_parts(amounts, cells, lengths, CheckedAmounts.estimate_cells)
         for cell, ((name, videos), estimates) in enumerate(zip(groups.items(), of_groups, strict=True)):
-            is_in = cells.of_checked == cell
+            is_in = cells.cell_of_window == cell
             watched = float(lengths[is_in].sum())
             parts.append(FootagePart(name, set(videos), is_in, watched, cells.left[cell], estimates))
     seconds = [[each.labeled[SECONDS], each.predicted[SECONDS]] for each in amounts.values()]
@@ -170,22 +170,22 @@ def _estimate_seconds(
 
     Those of classes that exclude each other are scaled to add up to the footage, within their intervals.
     """
-    found = {}
+    seconds = {}
     for label, of_class in amounts.items():
         tuned, alone = part.estimates[label, SECONDS]
         best, watched = (part.total(each, of_class, SECONDS) for each in (tuned, alone))
         if best[2] - best[1] >= watched[2] - watched[1]:
             tuned, best = alone, [*watched]
-        found[label] = ClassSeconds(tuned, best, watched)
+        seconds[label] = ClassSeconds(tuned, best, watched)
     if is_exclusive:
         seen = [part.seen(of_class, SECONDS) for of_class in amounts.values()]
-        for spans in ([each.best for each in found.values()], [each.watched for each in found.values()]):
+        for spans in ([each.best for each in seconds.values()], [each.watched for each in seconds.values()]):
             others = sum(span[0] for span in spans) - sum(seen)
             scale = float(part.left[SECONDS]) / max(others, TIME_ROUNDING)
             for span, known in zip(spans, seen, strict=True):
                 value, low, high = span
                 span[0] = round(min(max(known + (value - known) * scale, low), high), 3)
-    return found
+    return seconds
 
 
 def _estimate_bouts(
@@ -193,8 +193,8 @@ def _estimate_bouts(
 ) -> tuple[float, list[float]]:
     """The number of bouts of a class and its 95 % interval, which few borders between windows widen."""
     bouts, *interval = part.total(part.estimates[label, BOUTS][0], of_class, BOUTS)
-    of_borders = QUANTILE * border_error * bouts if part.left[BOUTS] else 0.0
-    below, above = (math.hypot(end - bouts, of_borders) for end in interval)
+    border_half_width = QUANTILE * border_error * bouts if part.left[BOUTS] else 0.0
+    below, above = (math.hypot(end - bouts, border_half_width) for end in interval)
     least = min(bouts, float(part.num_seen(of_class)))
     return bouts, [round(max(bouts - below, least), 3), round(bouts + above, 3)]
 

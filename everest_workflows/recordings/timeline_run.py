@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from everest.checkpoints.load import find_run_weights
-from everest.errors import first_names
+from everest.errors import join_first
 from everest.inference.opened_model import OpenedModel
 from everest.inference.videos import Batching
 from everest.lists.classes import Classes
@@ -81,7 +81,7 @@ class TimelineSource(NamedTuple):
         classes = model.classes  # also refuses an autoencoder before videos are listed
         samples = find_samples(videos, root=root)
         if known := seen_in(model.recipe.data, "train", samples):
-            names = first_names([Path(sample.path).name for sample in known])
+            names = join_first([Path(sample.path).name for sample in known])
             batching.emit(warning(f"the model learned from {names}: scores there are too good to publish"))
         inputs = [*find_run_weights(model.file), *(sample.video for sample in samples)]
         subject = read_trained_option(model.module, "subject") or ""
@@ -136,7 +136,7 @@ def run_timeline(
     *,
     model: str,
     truth: Path | None,
-    whose: BoutFilter,
+    bout_filter: BoutFilter,
     alarms: Mapping[str, Any],
     plot: Path | None,
     outputs: Mapping[Path, Sequence[str]],
@@ -147,13 +147,13 @@ def run_timeline(
 
     Args:
         model: its name in the saved file; empty for saved timelines.
-        truth, whose: annotations, for scores, and whose bouts of them count.
+        truth, bout_filter: annotations, for scores, and whose bouts of them count.
         alarms: arguments of `find_alarms`; empty: none are searched.
         outputs: files of bouts, of a `kind`, with the paths of their videos.
     """
     labeled, observers = None, {}
     if truth is not None:  # read before anything is computed
-        labeled, observers = read_truth(truth, source.names, source.classes, whose, emit)
+        labeled, observers = read_truth(truth, source.names, source.classes, bout_filter, emit)
     for text in source.errors:
         emit(notice(text))
     with source.timelines as timelines:

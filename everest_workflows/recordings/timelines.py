@@ -20,7 +20,7 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
 from everest.checkpoints.graph import ExportedClassifier
-from everest.errors import DataError, OptionError, RecipeError, first_names
+from everest.errors import DataError, OptionError, RecipeError, join_first
 from everest.inference.jobs import LongJob, add_window_rows
 from everest.inference.opened_model import OpenedModel
 from everest.inference.pieces import PieceModel, ViewTensors
@@ -100,7 +100,7 @@ class Timelines:
         """Sentences about the recordings that have no window, and about bouts that the rules erase."""
         empty = [video.video for video in self.videos if not len(video.starts)]
         count = f"{len(empty)} of {plural(len(self.videos), 'recording')}"
-        notices = [f"no window, so no bout, in {count}: {first_names(empty, 10)}"] if empty else []
+        notices = [f"no window, so no bout, in {count}: {join_first(empty, 10)}"] if empty else []
         if lost := self._find_lost():
             count = (
                 f"{plural(len(lost), 'bout')} of up to {max(each.end - each.start for each in lost):.3g} s"
@@ -273,17 +273,17 @@ def compute_timelines(job: LongJob) -> Iterator[Timelines | None]:
         videos = []
         for i, (sample, results) in enumerate(zip(job.samples, rows.results, strict=True)):
             reasons = [result.reason for result in results if result and not result.is_window]
-            fields: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
-            fields["error"] = reasons[0] if reasons else None
+            values: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
+            values["error"] = reasons[0] if reasons else None
             if None in results:
                 frames = arrays["frames"][i]
-                fields |= {name: arrays[name][i] for name in ARRAY_NAMES}
-                fields["frames"] = int(frames[0, 0]), int(frames[-1, 1])
-                fields["fps"] = float(arrays["fps"][i][0])
+                values |= {name: arrays[name][i] for name in ARRAY_NAMES}
+                values["frames"] = int(frames[0, 0]), int(frames[-1, 1])
+                values["fps"] = float(arrays["fps"][i][0])
             else:
-                fields |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
-                fields["outputs"] = np.zeros((0, model.classes.num_outputs), np.float32)
-            videos.append(VideoTimeline(**fields))
+                values |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
+                values["outputs"] = np.zeros((0, model.classes.num_outputs), np.float32)
+            videos.append(VideoTimeline(**values))
         try:
             yield Timelines(classes=model.classes, videos=videos)
         except DataError:  # the same rows would lead there again

@@ -124,8 +124,8 @@ class CheckedAmounts:
         means = own * self.cell_means(errors) + (1 - own) * errors.mean()
         values = (weight * self.predicted_left + means).tolist()
         spreads = (self.quantile(weight) * effect * parts).tolist()
-        of_cells = zip(values, spreads, own.tolist(), strict=True)
-        return [Estimate(value, spread, self.is_fraction, weight) for value, spread, weight in of_cells]
+        cells = zip(values, spreads, own.tolist(), strict=True)
+        return [Estimate(value, spread, self.is_fraction, own_weight) for value, spread, own_weight in cells]
 
     def variation(self, weight: float) -> tuple[float, float]:
         """The design effect of the errors within cells, and their variance between cells relative to it.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Task
-from everest.errors import DataError, first_names
+from everest.errors import DataError, join_first
 from everest.lists.labels import JOINED_BY, class_indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import write_lines, write_list
@@ -50,17 +50,17 @@ def read_bouts(
     paths: Sequence[str],
     emit: Emit,
     *,
-    whose: BoutFilter = ANYONE,
+    bout_filter: BoutFilter = ANYONE,
     fps: float | None = None,
 ) -> VideoAnnotations:
     """Read the labels of videos by their paths (`read_video_annotations`), and report what is not used."""
-    labels = read_video_annotations(files, paths, people=whose, fps=fps)
+    labels = read_video_annotations(files, paths, bout_filter=bout_filter, fps=fps)
     distinct = list(dict.fromkeys(paths))
     unlabeled = [path for path in distinct if path not in labels.bouts]
     notices = list(labels.notices)
     if unlabeled:
         count = f"{len(unlabeled)} of {plural(len(distinct), 'video')}"
-        notices.append(f"left out, without a bout in the annotations, {count}: {first_names(unlabeled)}")
+        notices.append(f"left out, without a bout in the annotations, {count}: {join_first(unlabeled)}")
     if labels.uncorrected_text:
         notices.append(f"also used as labels: {labels.uncorrected_text}")
     for text in notices:

@@ -18,7 +18,7 @@ from everest.lists.groups import NAME_PATTERNS
 from everest.system.text import damage_errors, load_json
 from everest.system.types import Floats
 from everest_workflows.annotations.bout import BACKGROUND
-from everest_workflows.recordings.footage import Extents, divide_footage
+from everest_workflows.recordings.checked_windows import Extents, divide_footage
 from everest_workflows.recordings.project_folder import FOLDS_FOLDER, RESULT_FILE, SELECTED
 from everest_workflows.recordings.totals import CheckedAmounts, Estimate, pool, squared_quantile
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from everest.evaluation.page import Point, Section, Summary
+from everest.evaluation.page import PageContent, Point, Section
 from everest.metrics.names import METRICS, value_text
 from everest_workflows.sweep.table import format_cell, without_empty_columns
 
 
 def summarize_sweep(
     documents: Sequence[Mapping[str, Any]], table: Sequence[Sequence[str]], notes: Sequence[str]
-) -> Summary:
+) -> PageContent:
     """What the page of a sweep shows; the first of the documents, which have a `figure`, gives the answer."""
     document = documents[0]
     measured = [variant for variant in document["variants"] if variant["seeds"]]
@@ -39,8 +39,8 @@ def summarize_sweep(
         for variant in measured
     ]
     titles, *rows = without_empty_columns(table)
-    figures = [Section(heading=each["title"], figure=each["figure"]) for each in documents]
-    return Summary(
+    figures = [Section(heading=document["title"], figure=document["figure"]) for document in documents]
+    return PageContent(
         title=f"Sweep of {document['recipe']}: {document['summary']}".removesuffix(": "),
         answer=answer,
         metric=document["metric"] if document["metric"] in METRICS and points else "",

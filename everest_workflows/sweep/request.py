@@ -60,7 +60,7 @@ class Variant:
 class SweepRequest:
     """A sweep as the user describes it, before its recipes are read."""
 
-    label: str  # the sweep file and a colon, for messages; empty without one
+    message_prefix: str  # the sweep file and a colon, for messages; empty without one
     recipe: RecipeFile
     overrides: tuple[str, ...]  # `section.key=value`, of all variants
     variants: tuple[Variant, ...]
@@ -106,27 +106,27 @@ def read_request(
     Each variant of a file gets all combinations of `over`.
     """
     file = recipe = find_recipe(source)
-    label, written = "", SweepFile()
+    where, written = "", SweepFile()
     if is_sweep_file(file):
-        label, written = f"{file.label}: ", _read_file(file)
+        where, written = f"{file.label}: ", _read_file(file)
         try:
             recipe = find_recipe(written.recipe, folder=file.folder or Path())
             if is_sweep_file(recipe):
                 raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
-            raise RecipeError(f"{label}recipe: {error}") from error
+            raise RecipeError(f"{where}recipe: {error}") from error
     shared = Variant(
         name=recipe.name,
         overrides={},
-        stages=read_stages(*(written.stages, f"{label}stages") if stages is None else (stages, "--stages")),
+        stages=read_stages(*(written.stages, f"{where}stages") if stages is None else (stages, "--stages")),
         init=written.init if init is None else init,
     )
     variants = (
-        [shared] if written.variants is None else _read_variants(written.variants, shared, f"{label}variants")
+        [shared] if written.variants is None else _read_variants(written.variants, shared, f"{where}variants")
     )
     against = variants[0].name if written.against is None else written.against
     if against not in (names := [variant.name for variant in variants]):
-        raise unknown_name(f"{label}against", against, names)
+        raise unknown_name(f"{where}against", against, names)
     if combinations := combine_values(over):
         of_file = written.variants is not None
         variants = [
@@ -141,13 +141,13 @@ def read_request(
         against = variants[names.index(against) * len(combinations)].name
     if len(variants) > MAX_VARIANTS:
         raise RecipeError(f"more than {MAX_VARIANTS} variants")
-    settings = _read_settings(written.set, f"{label}set")
+    settings = _read_settings(written.set, f"{where}set")
     return SweepRequest(
-        label=label,
+        message_prefix=where,
         recipe=recipe,
         overrides=(*as_overrides(settings), *overrides),
         variants=tuple(variants),
-        seeds=read_seeds(*(written.seeds, f"{label}seeds") if seeds is None else (seeds, "--seeds")),
+        seeds=read_seeds(*(written.seeds, f"{where}seeds") if seeds is None else (seeds, "--seeds")),
         stages=shared.stages,
         against=against,
         summary=written.summary,

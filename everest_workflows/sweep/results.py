@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from everest.config.heads import BACKGROUND, BACKGROUND_METRIC
 from everest.config.stage_settings import STAGES
 from everest.config.values import StageName
-from everest.engine.health import Validations
+from everest.engine.health import ValidationHistory
 from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
 from everest.metrics.names import CHANCE_NAMES, METRICS, Metric, find_metric
@@ -92,7 +92,7 @@ def read_run_metrics(stage: StageName, run: Path, rows: list[dict[str, Any]]) ->
     chosen_by = metric_of_run(run, rows)
     if chosen_by is None:
         return {}  # without data.val
-    best = Validations(rows, chosen_by).best or {}
+    best = ValidationHistory(rows, chosen_by).best or {}
     names = sorted(best, key=lambda name: (name != f"{VALIDATION_PREFIX}{chosen_by}", name))
     return {name: best[name] for name in names if name.startswith(VALIDATION_PREFIX)}
 
@@ -111,12 +111,12 @@ def make_metric_title(name: str) -> str:
     return f"{prefix} {metric.title}".strip() if metric is not None else prefix
 
 
-def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
+def collect(sweep: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
     """The document of `results.json`, from finished jobs and the errors of failed ones by their names."""
-    jobs = plan.jobs()
-    request = plan.request
+    jobs = sweep.jobs()
+    request = sweep.request
     variants = []
-    for variant in plan.variants:
+    for variant in sweep.variants:
         seeds = []
         for seed, planned in variant.jobs.items():
             done = {job.stage: rows[job.name] for job in planned if job.name in rows}
@@ -145,7 +145,7 @@ def collect(plan: SweepJobs, rows: Mapping[str, JobNumbers], failures: Mapping[s
         "jobs": {"all": len(jobs), "finished": len(rows)},
         "variants": variants,
         "failures": [
-            {"variants": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
+            {"variants": sweep.variants_using(job), "seed": job.seed, "job": name, "error": failures[name]}
             for name, job in jobs.items()
             if name in failures
         ],

@@ -76,7 +76,7 @@ class _Running(NamedTuple):
 class _Sweep:
     """The state of a call."""
 
-    plan: SweepJobs
+    sweep: SweepJobs
     folder: Path
     launcher: JobLauncher
     emit: Emit
@@ -109,11 +109,11 @@ class _Sweep:
                     self.waiting.remove(job)
                     self.running[free] = self._start(job, free, signals)
         if signals.received:
-            done = f"{len(self.rows)} of {len(self.plan.jobs())} jobs finished"
+            done = f"{len(self.rows)} of {len(self.sweep.jobs())} jobs finished"
             raise Stopped(signals.received, f"stopped: {done}; the same command resumes")
 
     def write(self) -> dict[str, Any]:
-        document = collect(self.plan, self.rows, self.failures)
+        document = collect(self.sweep, self.rows, self.failures)
         write_text(self.folder / RESULTS_FILE, json_text(document, indent=2))
         return document
 
@@ -173,14 +173,14 @@ class _Sweep:
         if error is None and (metrics := self.rows[job.name].metrics):
             name, value = next(iter(metrics.items()))
             text = f"{make_metric_title(name)} {value_text(name, value)}"
-        first, *others = self.plan.users(job)
+        first, *others = self.sweep.variants_using(job)
         more = f" (and {len(others)} more)" if others else ""
-        done = f"[{len(self.rows) + len(self.failures)}/{len(self.plan.jobs())}]"
+        done = f"[{len(self.rows) + len(self.failures)}/{len(self.sweep.jobs())}]"
         self.emit(notice(f"{done} {first}{more}, seed {job.seed}: {job.stage}, {text}"))
         self.write()
 
 
-def run_sweep(plan: SweepJobs, folder: Path, launcher: JobLauncher, emit: Emit) -> dict[str, Any]:
+def run_sweep(sweep: SweepJobs, folder: Path, launcher: JobLauncher, emit: Emit) -> dict[str, Any]:
     """Run the jobs of a plan that have not finished; returns the document of `results.json`.
 
     The folder keeps all finished jobs, also of variants that a later plan lacks.
@@ -188,21 +188,20 @@ def run_sweep(plan: SweepJobs, folder: Path, launcher: JobLauncher, emit: Emit) 
     check_folder(folder)
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, message=busy):
-        write_text(
-            folder / PLAN_FILE, write_yaml(replace(plan.request, variants=plan.variants).dump())
-        )  # jobs are recognized by their settings
-        jobs = plan.jobs()
+        # jobs are recognized by their settings
+        write_text(folder / PLAN_FILE, write_yaml(replace(sweep.request, variants=sweep.variants).dump()))
+        jobs = sweep.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
         waiting = [job for name, job in jobs.items() if name not in rows]
         for job in waiting:
             write_text(job.file(folder, "yaml"), dump_recipe(_choose_recipe(job, folder)))
-        sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, emit=emit, rows=rows, waiting=waiting)
-        sweep.write()
+        state = _Sweep(sweep=sweep, folder=folder, launcher=launcher, emit=emit, rows=rows, waiting=waiting)
+        state.write()
         if waiting:
             logs = folder / "*" / "*.log"
             emit(notice(f"{len(rows)} of {len(jobs)} jobs have finished; messages of the others: {logs}"))
-        sweep.run()
-        return sweep.write()
+        state.run()
+        return state.write()
 
 
 def _choose_recipe(job: Job, folder: Path) -> Recipe:

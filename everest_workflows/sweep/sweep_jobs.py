@@ -108,7 +108,7 @@ class SweepJobs:
         )
         return {job.name: job for job in ordered}
 
-    def users(self, job: Job) -> list[str]:
+    def variants_using(self, job: Job) -> list[str]:
         return [
             variant.name
             for variant in self.variants
@@ -127,13 +127,13 @@ def plan_sweep(request: SweepRequest, *, data: str | None) -> SweepJobs:
                 _check_inputs(recipes[variant.name], stage)
             inits = {seed: _find_weights(variant.init, seed) for seed in request.seeds}
         except UserError as error:
-            raise type(error)(f"{request.label}{variant.name}: {error}") from error
+            raise type(error)(f"{request.message_prefix}{variant.name}: {error}") from error
         jobs = {seed: _plan_jobs(variant, recipes[variant.name], seed, init) for seed, init in inits.items()}
         keys = frozenset(job.name for planned in jobs.values() for job in planned)
         if (same := seen.setdefault(keys, variant.name)) != variant.name:
             raise RecipeError(
-                f"{request.label}the variants '{same}' and '{variant.name}' have the same jobs: none of "
-                f"the stages {', '.join(variant.stages)} depends on their difference; leave one out"
+                f"{request.message_prefix}the variants '{same}' and '{variant.name}' have the same jobs: "
+                f"none of the stages {', '.join(variant.stages)} depends on their difference; leave one out"
             )
         init = variant.init if SEED_FIELD in variant.init else next(iter(inits.values()))
         variants.append(PlannedVariant(**vars(replace(variant, init=init)), jobs=jobs))
@@ -168,7 +168,7 @@ def resolve_variants(request: SweepRequest, *, data: str | None) -> dict[str, Re
         try:
             recipes[variant.name] = resolve(variant.overrides)
         except RecipeError as error:
-            problems += [f"{request.label}{variant.name}: {line}" for line in str(error).split("\n")]
+            problems += [f"{request.message_prefix}{variant.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
     return recipes

@@ -22,7 +22,7 @@ def make_run(path: Path, *, logged=0, saved=None, finished=None, command="pretra
     if logged:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if saved is not None:
-        state = SavedState(step=saved, tensors={"model/w": torch.zeros(1)}, extra={})
+        state = SavedState(step=saved, tensors={"model/w": torch.zeros(1)}, notes={})
         state.save(path / "state")
         weights = Weights(kind="pretrain", settings={}, classes=None, recipe="r", step=saved)
         weights.save(path / "model.safetensors")

@@ -25,7 +25,7 @@ from everest.models.image_classifier import (
     IMAGE_SIDE,
     NUM_HISTOGRAM_FEATURES,
     PIXEL_FEATURES,
-    ImageSpec,
+    PixelSpec,
 )
 from everest.models.mean import MeanClassifier, MeanSpec
 from everest.models.spec import classifier_spec
@@ -58,7 +58,7 @@ def frozen(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
 
 def images(recipe: Recipe, heads: tuple[Head, ...] = HEADS) -> Classifier:
     data = recipe.data
-    spec = ImageSpec(frames=data.frames, size=data.frame_size, pixels=data.pixels, heads=heads)
+    spec = PixelSpec(frames=data.frames, size=data.frame_size, pixels=data.pixels, heads=heads)
     return randomized(spec.build(), 0.01)
 
 

@@ -40,7 +40,7 @@ def started(first, recipe, *overrides: str, decoder=None) -> tuple[MaskedAutoenc
     """A new autoencoder that starts from a run, and the notices."""
     found = find_init(first, output=None, overwrite=False, decoder=decoder)
     init = read_init(found, resumed=None)
-    spec = init.adapted(pretrain_spec(load_recipe(str(recipe), overrides=overrides)))
+    spec = init.adapt_spec(pretrain_spec(load_recipe(str(recipe), overrides=overrides)))
     torch.manual_seed(1)
     model, notices = spec.build(), []
     load_init(model, spec, init, notify=notices.append)

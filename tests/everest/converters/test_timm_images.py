@@ -102,12 +102,12 @@ def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[
     """The new model of a stage that starts from the weights, and the notices."""
     saved, notices = read_model_spec(weights.settings, source=Path("small")), []
     init = InitWeights(
-        named=InitFile(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
+        init_file=InitFile(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
     )
     new = pretrain_spec(recipe)
     if stage == "finetune":
         new = classifier_spec(recipe, (Head(outputs=3),))
-    spec = init.adapted(new)
+    spec = init.adapt_spec(new)
     model = spec.build()
     load_init(model, spec, init, notify=notices.append)
     return model, notices

@@ -35,10 +35,10 @@ def samples(clip_files):
     return found.samples
 
 
-def dataset(samples, make_views=PRETRAIN, **options):
+def dataset(samples, views=PRETRAIN, **options):
     settings = {"seed": 0, "num_noise": 5, "decoder": "auto", "replace_bad": True} | options
     settings.setdefault("heads", (Head(outputs=2),))
-    return ClipDataset(samples, make_views=make_views, **settings)
+    return ClipDataset(samples, views=views, **settings)
 
 
 def same(one, other):

@@ -45,7 +45,7 @@ class Sampled:
     channels: int = 3
     frames: int = 2
     size: tuple[int, int] = (4, 6)
-    region: None = None
+    region_size: None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ def make_dataset(views: Sampled, videos: int = 9, **options: object) -> ClipData
     heads = named_heads({"verb": 100, "noun": 100})
     fixed = {"seed": 3, "num_noise": 7, "decoder": "auto", "replace_bad": True, "heads": heads}
     given = {"samples": samples} | fixed | options
-    return ClipDataset(make_views=views, **given)  # type: ignore[arg-type]
+    return ClipDataset(views=views, **given)  # type: ignore[arg-type]
 
 
 def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
@@ -82,7 +82,7 @@ def equals(batch: Batch, clips: Sequence[LoadedSample]) -> bool:
     together = {name: torch.stack([each[name] for each in inputs]) for name in inputs[0]}
     return (
         all(map(torch.equal, (batch.frames, batch.label), map(torch.stack, (frames, label))))
-        and all(map(torch.equal, (batch.noise, batch.erase), map(torch.stack, (noise, erase))))
+        and all(map(torch.equal, (batch.noise, batch.erase_boxes), map(torch.stack, (noise, erase))))
         and (tuple(batch.video_ids), tuple(batch.failed_reads)) == (video_ids, failed)
         and batch.inputs.keys() == together.keys()
         and all(torch.equal(batch.inputs[name], together[name]) for name in together)

@@ -59,16 +59,16 @@ def test_a_region_of_any_size_becomes_the_workers_clip(frames, height, width, fl
 def test_batches_have_the_same_boxes_flips_and_random_numbers(film, views):
     """Of a video of 354 x 492: some boxes are larger than the memory of a region."""
     samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
-    for one in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
-        dataset = ClipDataset(samples, make_views=one, seed=5, num_noise=7, decoder="auto", replace_bad=False)
+    for one in (views, replace(views, region_size=REGION)):  # resized by the worker, and by the device
+        dataset = ClipDataset(samples, views=one, seed=5, num_noise=7, decoder="auto", replace_bad=False)
         loaded = read_batches(dataset, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
         (clip,) = (copy_to_device(batch, CPU) for batch in loaded)
-        kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase", "label")}
+        kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase_boxes", "label")}
         both.append(clip._replace(**kept))
     cpu, device = both
     assert cpu.frames.shape == device.frames.shape
     assert device.regions is None
-    for name in ("noise", "erase", "label", "video_ids", "failed_reads"):
+    for name in ("noise", "erase_boxes", "label", "video_ids", "failed_reads"):
         one, other = getattr(cpu, name), getattr(device, name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
     difference = (cpu.frames.int() - device.frames.int()).abs()

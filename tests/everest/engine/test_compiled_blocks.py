@@ -12,7 +12,7 @@ from torch._functorch import config as functorch_config
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.models.block import Block, DropPath
-from everest.models.partial import choose_trained
+from everest.models.partial import freeze_and_adapt
 
 # Torch hides it, but not where warnings are errors.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -88,7 +88,7 @@ def test_blocks_with_different_rates_of_drop_path_share_their_graphs(backend: Ba
 def test_blocks_with_adapters_share_their_graphs(backend: Backend):
     model, x = classifier().double(), clips().double()  # in float32 some processors round sums otherwise
     lora = LoraSettings(rank=4, dropout=0.1, layers=("qkv", "proj", "fc1", "fc2"))
-    choose_trained(model, FinetuneSettings(lora=lora))
+    freeze_and_adapt(model, FinetuneSettings(lora=lora))
     expected = gradients(model, x)
     backend.compile_blocks(model)
     assert backend.runs_of(lambda: gradients(model, x)) == DEPTH

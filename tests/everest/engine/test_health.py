@@ -78,9 +78,9 @@ def test_a_run_whose_loss_rises_above_guessing_is_told_to_make_smaller_updates(
 def test_a_loss_that_came_back_to_guessing_is_not_told_to_make_larger_updates(highest, rate):
     settings, heads = FinetuneSettings(mixup=0, cutmix=0, base_lr=1e-3), (Head(outputs=3),)
     plan = plan_stage(settings, num_videos=1000, processes=1, largest_micro_batch=8)
-    warning = chance_warning(plan, 1.09, settings, heads, guess=math.log(3), highest=highest, ends=True)
-    assert warning is not None
-    assert warning.endswith(f"try more steps or a {rate} base_lr")
+    text = chance_warning(plan, 1.09, settings, heads, guessing_loss=math.log(3), highest=highest, ends=True)
+    assert text is not None
+    assert text.endswith(f"try more steps or a {rate} base_lr")
 
 
 def test_a_pre_training_whose_loss_rises_above_one_color_is_told_to_make_smaller_updates(recipe, tmp_path):
@@ -116,10 +116,10 @@ class Blank:
     """Views of a video that is there at once."""
 
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
-    shape, region = (1, 3, 4, 32, 32), None
+    shape, region_size = (1, 3, 4, 32, 32), None
 
     def __call__(self, sample: Sample, rng: object, decoder: str, out: Tensor) -> SampleViews:
-        return SampleViews(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))
+        return SampleViews(frames=out.zero_(), erase_boxes=torch.zeros(1, 4, dtype=torch.int64))
 
 
 class Asleep(Blank):
@@ -133,7 +133,7 @@ class Asleep(Blank):
 def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) -> Iterator[Any]:
     """The batches of 40 videos in an order of epochs and numbers."""
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
-    dataset = ClipDataset(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
+    dataset = ClipDataset(samples, views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
     return read_batches(dataset, order, **options)
 
 

@@ -12,7 +12,7 @@ from tiny_models import grouped, tiny
 from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.models.partial import LowRank, choose_trained, merged
+from everest.models.partial import LowRank, freeze_and_adapt, merge_adapters
 
 LORA = ("finetune.lora.rank=4", "finetune.lora.dropout=0.25", "finetune.lora.layers=[qkv, proj, fc1, fc2]")
 
@@ -147,7 +147,7 @@ def classifier(**options: object) -> nn.Module:
 def with_adapters(model: nn.Module, *, trained: bool = False, **options: object) -> nn.Module:
     """A copy with adapters; `trained`: with an arbitrary B."""
     copied = copy.deepcopy(model)
-    choose_trained(copied, FinetuneSettings(lora=LoraSettings(rank=4, **options)))
+    freeze_and_adapt(copied, FinetuneSettings(lora=LoraSettings(rank=4, **options)))
     for module in copied.modules():
         if trained and isinstance(module, LowRank):
             nn.init.normal_(module.b, std=0.1)
@@ -170,7 +170,7 @@ def test_new_adapters_change_no_bit_and_merged_weights_compute_the_same_bits(dty
         untrained = with_adapters(model, dropout=dropout, layers=ALL).train()
         assert torch.equal(outputs(untrained, dtype), outputs(model, dtype))
     trained = with_adapters(model, trained=True, layers=ALL)
-    fresh.load_state_dict(merged(trained, trained.state_dict()))
+    fresh.load_state_dict(merge_adapters(trained, trained.state_dict()))
     assert torch.equal(outputs(fresh, dtype), outputs(trained, dtype))
     assert not torch.equal(outputs(fresh, dtype), outputs(model, dtype))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from processes import assert_resumes_after_a_kill
 from small_runs import called, equal, sets, weights
 
-from everest.engine.health import Validations
+from everest.engine.health import ValidationHistory
 from everest.engine.listing import summarize
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
@@ -17,8 +17,8 @@ from everest.system.weights_header import read_header
 STEPS = sets("finetune.steps=30", "finetune.patience=2", "finetune.mixup=0")
 
 
-def by_top1(rows: list[dict[str, Any]]) -> Validations:
-    return Validations(rows, "top1")
+def by_top1(rows: list[dict[str, Any]]) -> ValidationHistory:
+    return ValidationHistory(rows, "top1")
 
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:

@@ -127,7 +127,7 @@ def test_rows_of_a_file_that_has_changed_are_read_again(autoencoder_run, clip_fi
     of_windows = ["extract", video, clip_files, *WINDOWS, "-o", tmp_path / "windows.npz"]
     of_folder = ["extract", folder, "-o", tmp_path / "folder.npz"]
     with monkeypatch.context() as patched:
-        patched.setattr(features, "_write_features", full_disk)
+        patched.setattr(features, "_write_file", full_disk)
         for command in (of_windows, of_folder):
             assert "the disk is full" in refused(*command, "-c", autoencoder_run, code=5)
     shutil.copy(clip_files / "clip1.mp4", video)

@@ -27,7 +27,7 @@ from everest.inference.videos import (
 from everest.inference.windows import Unreadable, Window, step_on_grid
 from everest.lists.sample import Sample
 from everest.models.classifier import Classifier
-from everest.models.image_classifier import ImageSpec
+from everest.models.image_classifier import PixelSpec
 from everest.models.mean import MeanClassifier
 from everest.models.spec import classifier_spec
 
@@ -50,7 +50,7 @@ def by_frames(recipe: Recipe) -> Classifier:
 
 def by_pairs(recipe: Recipe, features: str = "images") -> Classifier:
     data = recipe.data
-    spec = ImageSpec(frames=data.frames, size=data.frame_size, pixels=data.pixels, heads=HEADS)
+    spec = PixelSpec(frames=data.frames, size=data.frame_size, pixels=data.pixels, heads=HEADS)
     return randomized(replace(spec, features=features).build(), 0.01 if features == "images" else 1)
 
 
@@ -247,7 +247,7 @@ def test_frames_of_overlapping_windows_coincide_between_frames_of_the_file(tmp_p
     views = EvalViews(frames=8, stride=1, size=(16, 16), clips=1, crops=1, sampling="spread")
     windows = windows_of(Sample(path=str(path)), views, window=2.0, step=0.5)
     footages = read_footages(Sample(path=str(path)).video, [window.span for window in windows], None)
-    clips = [views.windows(footage)[0].tolist() for footage in footages]
+    clips = [views.clip_frame_ids(footage)[0].tolist() for footage in footages]
     assert clips[0] == [1, 5, 9, 13, 16, 20, 24, 28]
     for earlier, later in pairwise(clips):
         assert later[:6] == earlier[2:]

@@ -17,7 +17,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, embedding_change
 from everest.methods.selection import FrameDifference, RedundancyRobust
 from everest.methods.strategies import LearnedImportance, Tube
-from everest.models.vit import TubeletEmbedding, in_two_parts
+from everest.models.vit import TubeletEmbedding, split_bfloat16
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
@@ -80,7 +80,7 @@ def test_tokens_kept_in_real_clips_are_those_of_float32(shared: Path):
     grid, embed = TokenGrid(t=8, h=14, w=14), TubeletEmbedding(768, (2, 16, 16))
     nn.init.xavier_uniform_(embed.proj.weight.view(768, -1))  # pyright: ignore
     strategy, noise = RedundancyRobust(visible_ratio=None), torch.rand(1, grid.num_tokens)
-    high, low = in_two_parts(IMAGENET.byte_changes_weight(embed.proj.weight).flatten(1))  # pyright: ignore
+    high, low = split_bfloat16(IMAGENET.byte_changes_weight(embed.proj.weight).flatten(1))  # pyright: ignore
 
     def kept(importance: Tensor | None) -> Tensor:
         return strategy(grid, importance=importance, noise=noise).visible

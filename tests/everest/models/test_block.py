@@ -20,7 +20,7 @@ from everest.config.values import Rotary
 from everest.methods.grid import TokenGrid
 from everest.models.block import Activation, Block, NormedSwiglu, RecomputedLinear
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
-from everest.models.partial import choose_trained
+from everest.models.partial import freeze_and_adapt
 from everest.models.positions import RotaryPositions
 from everest.profiling.profile import make_stage_spec
 
@@ -158,7 +158,7 @@ def test_the_norm_before_the_blocks_belongs_to_the_embedding():
     groups = grouped(model, layer_decay=0.5)
     assert groups["encoder.norm_before.weight"][1] == groups["encoder.patch_embed.proj.weight"][1] < 1
     assert groups["encoder.norm_before.weight"][0] == 0
-    choose_trained(model, FinetuneSettings(freeze="embedding"))
+    freeze_and_adapt(model, FinetuneSettings(freeze="embedding"))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not any("norm_before" in name or "registers" in name for name in trained)
     assert "encoder.blocks.0.mlp.norm.weight" in trained

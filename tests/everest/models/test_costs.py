@@ -20,7 +20,7 @@ from everest.models.base import PretrainingModel
 from everest.models.clip_spec import ModelSpec
 from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import choose_trained
+from everest.models.partial import freeze_and_adapt
 from everest.profiling.profile import make_stage_spec, stage_cost
 from everest.system.compute import LiveBytes
 from everest.tokenizer.frozen_tokenizer import FrozenTokenizer
@@ -130,9 +130,9 @@ def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
 
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
-    state = stage_cost(recipe, "pretrain", value_bytes=2)["model_state"]
+    state = stage_cost(recipe, "pretrain", bytes_per_value=2)["model_state"]
     assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
-    assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2)["model_state"]
+    assert "tokenizer" not in stage_cost(recipe, "finetune", bytes_per_value=2)["model_state"]
     spec = spec_of("lvmae-128")
     assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
 
@@ -160,7 +160,7 @@ def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[st
     recipe = load_recipe("k400", overrides=[*BASE, *settings])
     spec, section = make_stage_spec(recipe, "finetune"), recipe.finetune
     model = spec.build().train()
-    choose_trained(model, section)
+    freeze_and_adapt(model, section)
     dtype = torch.float32 if bytes_per_value == 4 else torch.bfloat16
     with without_numbers(model):
         found = saved_bytes_per_clip(model, our_pass(model, dtype), clips_for(model, 2))
@@ -169,8 +169,8 @@ def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[st
     assert 0.95 <= estimate / (found + clip) <= 1.2  # more: values of a moment
 
 
-def cost(*settings: str, value_bytes: int = 2):
-    return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
+def cost(*settings: str, size: int = 2):
+    return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", bytes_per_value=size)
 
 
 def test_frozen_blocks_save_nothing_and_have_no_state():
@@ -189,9 +189,9 @@ def test_frozen_blocks_save_nothing_and_have_no_state():
     assert head["activation_bytes_per_clip"] < costs[-1]["activation_bytes_per_clip"]
 
 
-@pytest.mark.parametrize(("value_bytes", "copies"), [(2, 0), (4, DEPTH * 4 * 768**2)])
-def test_adapters_are_counted_with_the_matrices_that_float32_keeps(value_bytes: int, copies: int):
-    found, whole = cost("finetune.lora.rank=8", value_bytes=value_bytes), cost(value_bytes=value_bytes)
+@pytest.mark.parametrize(("size", "copies"), [(2, 0), (4, DEPTH * 4 * 768**2)])
+def test_adapters_are_counted_with_the_matrices_that_float32_keeps(size: int, copies: int):
+    found, whole = cost("finetune.lora.rank=8", size=size), cost(size=size)
     adapters = DEPTH * 8 * ((768 + 3 * 768) + (768 + 768))  # qkv and proj
     assert found["parameters"] == whole["parameters"] + adapters
     assert found["trained_parameters"] == adapters + 2 * 768 + 768 * 400 + 400
@@ -227,7 +227,7 @@ METHODS = {  # as docs/methods.md calls them
 @pytest.mark.parametrize("method", METHODS)
 def test_the_page_of_methods_shows_the_costs_of_views_next_to_pixels(method: str):
     recipe = load_recipe("ucf101", overrides=["model.backbone=vit-s", *METHODS[method]])
-    found = stage_cost(recipe, "pretrain", value_bytes=4)
+    found = stage_cost(recipe, "pretrain", bytes_per_value=4)
     activations, gmacs = found["activation_bytes_per_clip"] / 1e6, found["gmacs"]
     row = f"\n| {method} | {found['tokens']['visible']} | {gmacs:.1f} | {activations:.0f} MB |"
     assert row in (Path(__file__).parents[3] / "docs" / "methods.md").read_text()

@@ -19,7 +19,7 @@ from everest.methods.importance import embedding_change
 from everest.methods.strategies import RandomSpaceTime
 from everest.methods.targets import PixelTargets
 from everest.models.mae import AutoencoderSpec
-from everest.models.positions import LearnedPositions, interpolated, position_table
+from everest.models.positions import LearnedPositions, fit_learned_positions, position_table
 from everest.models.vit import TubeletEmbedding
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
@@ -76,7 +76,7 @@ def fitted(old: TokenGrid, new: TokenGrid, spatial: torch.Tensor, temporal: torc
     """Learned positions of `old`, fitted to `new`."""
     other = torch.rand(3, 3)
     tensors = {"encoder.position.spatial": spatial, "encoder.position.temporal": temporal, "other": other}
-    found = interpolated(tensors, old, new)
+    found = fit_learned_positions(tensors, old, new)
     assert found["other"] is other
     positions = LearnedPositions(new, spatial.size(-1))
     positions.load_state_dict({name: found[f"encoder.position.{name}"] for name in ("spatial", "temporal")})
@@ -101,7 +101,7 @@ def test_a_model_of_other_clips_has_interpolated_positions(tmp_path: Path):
     spec = AutoencoderSpec(frames=8, size=(32, 32), model=settings, **chosen)
     file = save_model(tmp_path / "x.safetensors", spec, model)
     opened = open_model(file, frames=12, size=(48, 40)).transformer
-    expected = interpolated(model.state_dict(), grid, opened.encoder.grid)
+    expected = fit_learned_positions(model.state_dict(), grid, opened.encoder.grid)
     assert opened.encoder.grid == TokenGrid(t=6, h=6, w=5)
     found = opened.state_dict()
     assert found.keys() == expected.keys()

@@ -20,7 +20,7 @@ from everest.methods.selection import Sampled
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.methods.targets import PixelTargets
 from everest.models.mae import AutoencoderOutput, AutoencoderSpec
-from everest.models.partial import choose_trained
+from everest.models.partial import freeze_and_adapt
 
 NAMES = {"small": "vit-s", "base": "vit-b", "large": "vit-l"}
 
@@ -294,7 +294,7 @@ def test_weights_of_other_precisions_learn_from_any_clips(variant: str, dtype: t
     kind, options = VARIANTS.get(variant, (variant if variant in KINDS else "classifier", {}))
     module = model(kind, **options)
     if variant == "adapters":
-        choose_trained(module, FinetuneSettings(lora=LoraSettings(rank=2)))
+        freeze_and_adapt(module, FinetuneSettings(lora=LoraSettings(rank=2)))
     assert_learns(module.to(dtype), dtype)
 
 

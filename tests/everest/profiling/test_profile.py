@@ -50,7 +50,7 @@ class PaperFigure(NamedTuple):
 
 @cache
 def estimate_cost(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...]) -> dict[str, Any]:
-    return stage_cost(load_recipe(recipe, overrides=overrides), stage, value_bytes=2)
+    return stage_cost(load_recipe(recipe, overrides=overrides), stage, bytes_per_value=2)
 
 
 def macs_of(recipe: str, stage: ProfiledStage, overrides: tuple[str, ...] = ()) -> Macs:

@@ -32,7 +32,7 @@ def test_the_command_for_a_file_of_another_program_can_be_pasted(tmp_path: Path,
 
 def test_the_newest_states_are_kept(tmp_path):
     for step in (1, 2, 10):
-        SavedState(step=step, tensors={"model/w": torch.zeros(3)}, extra={}).save(tmp_path)
+        SavedState(step=step, tensors={"model/w": torch.zeros(3)}, notes={}).save(tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["step-000000002.safetensors", "step-000000010.safetensors"]
 

@@ -115,7 +115,7 @@ def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_pa
 def pretraining(samples: SampleList) -> ClipDataset:
     views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
     options = {"seed": 3, "num_noise": 5, "decoder": "auto", "replace_bad": True}
-    return ClipDataset(samples.samples, make_views=views, **options)
+    return ClipDataset(samples.samples, views=views, **options)
 
 
 def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: Path):

@@ -21,7 +21,7 @@ from tokenizer_runs import recipe, set_up, train
 from torch import Tensor, nn
 
 from everest import tokenizer_training
-from everest.engine.state import part_of
+from everest.engine.state import tensors_of_part
 from everest.engine.step import set_lr
 from everest.errors import CheckpointError, DivergedError
 from everest.system.run_folder import RunFolder
@@ -91,15 +91,15 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
     state = newest(trained)
     stage, adversary = with_adversary(recipe, tmp_path / "run")
     fresh = adversary.discriminator.state_dict()
-    saved = part_of(state, "discriminator")
+    saved = tensors_of_part(state, "discriminator")
     assert saved.keys() == fresh.keys()
     assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
-    optimizer = part_of(state, "discriminator_optimizer")
+    optimizer = tensors_of_part(state, "discriminator_optimizer")
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - FIRST}
     names = stage.training.trained_model.state_dict().keys()
-    saved, average = part_of(state, "model"), part_of(state, "ema")
+    saved, average = tensors_of_part(state, "model"), tensors_of_part(state, "ema")
     assert average.keys() == saved.keys() == weights(trained).keys() == names
 
 
@@ -133,7 +133,7 @@ def test_two_processes_add_up_to_the_gradients_of_one(recipe: Path, tmp_path: Pa
     options = [*GAN, *sets(*step)]
     train(recipe, tmp_path / "one", *options, "--gpus", "cpu")
     everest("train-tokenizer", "--recipe", recipe, "-o", tmp_path / "two", *options, *TWO)
-    one, two = (part_of(newest(tmp_path / name), "discriminator_optimizer") for name in ("one", "two"))
+    one, two = (tensors_of_part(newest(tmp_path / run), "discriminator_optimizer") for run in ("one", "two"))
     assert one.keys() == two.keys() != set()
     for name in (name for name in one if name.endswith("/exp_avg")):
         assert (two[name] - one[name]).norm() <= 1e-4 * one[name].norm(), name

@@ -80,14 +80,14 @@ def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(tmp_path, cl
         with pytest.raises(DataError, match=r"0.mp4: 2 observations \(anna, ben\) differ in 'run'; choose"):
             read_video_annotations(files, videos)
     for name, expected in (("anna", ANNA), ("b*", BEN)):
-        (bouts,) = read_video_annotations(files, people=BoutFilter(observers=[name])).bouts.values()
+        (bouts,) = read_video_annotations(files, bout_filter=BoutFilter(observers=[name])).bouts.values()
         assert [(bout.start, bout.end, bout.label) for bout in bouts] == expected
     with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna, ben"):
-        read_video_annotations(files, people=BoutFilter(observers=["carl"]))
+        read_video_annotations(files, bout_filter=BoutFilter(observers=["carl"]))
     if kind != "files":
         (file,) = files_of(kind, tmp_path, {"anna": ANNA})
         with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna"):
-            read_video_annotations([file], people=BoutFilter(observers=["carl"]))
+            read_video_annotations([file], bout_filter=BoutFilter(observers=["carl"]))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_other_subjects_complement_each_other_and_one_may_be_chosen(tmp_path: Pa
     labels = read_video_annotations([file])
     assert labels.merged_subjects == ["m1", "m2"]
     assert labels.notices[-1] == "taken together, bouts of several subjects: m1, m2; --subject keeps one"
-    only = read_video_annotations([file], people=BoutFilter(subject="m1")).bouts
+    only = read_video_annotations([file], bout_filter=BoutFilter(subject="m1")).bouts
     assert {video: [bout.label for bout in bouts] for video, bouts in only.items()} == {
         "a.mp4": ["walk", "unscored"]  # b.mp4 has no bout of it
     }
     with pytest.raises(DataError, match=r"--subject m3: not in .*, which has m1, m2"):
-        read_video_annotations([file], people=BoutFilter(subject="m3"))
+        read_video_annotations([file], bout_filter=BoutFilter(subject="m3"))
     table(tmp_path, "a.csv", columns, [rows[0], (*rows[1][:-1], "")])  # ben may mean m1
     with pytest.raises(DataError, match="2 observations"):
         read_video_annotations([file])

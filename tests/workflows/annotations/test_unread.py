@@ -84,8 +84,8 @@ def test_what_is_left_out_anyway_need_not_be_readable(tmp_path: Path, case: str)
     damaged, good = tmp_path / name, tmp_path / "good.csv"
     damaged.write_text(text)
     good.write_text(GOOD)
-    people = {"observer": BoutFilter(observers=["anna"]), "subject": BoutFilter(subject="a")}
-    labels = read_video_annotations([damaged, good], ["mouse0.mp4"], people=people.get(by, BoutFilter()))
+    chosen = {"observer": BoutFilter(observers=["anna"]), "subject": BoutFilter(subject="a")}
+    labels = read_video_annotations([damaged, good], ["mouse0.mp4"], bout_filter=chosen.get(by, BoutFilter()))
     found = {(bout.start, bout.end, bout.label) for bout in labels.bouts["mouse0.mp4"]}
     assert found == {(1, 4, "groom")}
     counts = [n for reason, n in labels.left_out.items() if reason.startswith("not needed, and cannot be")]

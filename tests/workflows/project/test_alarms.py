@@ -13,7 +13,7 @@ from everest.config.heads import Alarm, Head
 from everest.metrics.faults import score_faults
 from everest.metrics.predictions import HeadPredictions
 from everest.system.weights_header import read_header
-from everest_workflows.project.alarms import choose_alarm, count_independent, draw_alarms, measure_alarms
+from everest_workflows.project.alarm_rates import choose_alarm, count_independent, draw_alarms, measure_alarms
 
 NAMES = ["ok", "jam", "tear"]
 HEAD = Head(outputs=3)

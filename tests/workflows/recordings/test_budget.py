@@ -9,7 +9,7 @@ import pytest
 from everest.config.heads import Head
 from everest.errors import DataError, RecipeError
 from everest_workflows.annotations.bout import CHECKED, TO_CHECK, UNSCORED, Bout, group_by_video
-from everest_workflows.recordings.footage import (
+from everest_workflows.recordings.checked_windows import (
     checked_window_seconds,
     choose_first_sample,
     divide_footage,

@@ -71,8 +71,8 @@ def choose_alarm(outputs: Floats, labels: Labels, head: Head, names: Sequence[st
         outputs: (V, C) of clips that the model has not learned from; rows of nan do not count.
     """
     seen = ~np.isnan(outputs[:, 0])
-    part = HeadPredictions(head=head, labels=labels[seen], outputs=outputs[seen][:, None])
-    is_fault = flag_faulty(part, names, normal)
+    head_predictions = HeadPredictions(head=head, labels=labels[seen], outputs=outputs[seen][:, None])
+    is_fault = flag_faulty(head_predictions, names, normal)
     scores = score_faults(outputs[seen], head, names, normal)
     (threshold,) = choose_thresholds(scores[:, None], is_fault[:, None])
     return Alarm(normal=normal, threshold=round(threshold, 6) or 1e-6)

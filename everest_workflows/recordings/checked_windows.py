@@ -165,7 +165,7 @@ def require_two_windows(count: int, where: str = "") -> None:
 def _find_marked_windows(
     marks: Sequence[Bout], windows: Sequence[FootageWindow], extents: Extents, length: float
 ) -> list[FootageWindow]:
-    """Return the windows that the marks `checked` or `sampled` cover, each once."""
+    """Return the windows that the marks `checked` or `to check` cover, each once."""
 
     def key(part: Bout | FootageWindow) -> tuple[str, int]:
         return part.video, round((part.start - extents[part.video][0]) / length)

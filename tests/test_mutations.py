@@ -55,7 +55,7 @@ tests/everest/methods/test_selection.py
   everest/methods/strategies.py
     tube counts visible: grid.num_positions - num_kept(grid.num_positions, => num_kept(grid.num_positions, 1 -
     cells stand still: column - move * time_index - phase => column - phase
-tests/everest/engine/test_plan.py
+tests/everest/engine/test_schedule.py
   everest/engine/network.py
     decay of the mask token: "mask_token" => "mask"
   everest/models/base.py

@@ -23,7 +23,7 @@ class Purpose(IntEnum):
     BATCH = 5  # mixup, cutmix and erasing, by step, process and micro-batch
     ALL_TOKENS = 6  # whether a tokenizer sees all tokens, by step
     DISCRIMINATOR = 7  # initial weights of the discriminator
-    DROP_PATH = 9  # which clips of a step leave out a branch, by step
+    DROP_PATH = 9  # which clips of a step leave out a branch, by step (8 is no longer used)
 
 
 def generator_at(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:

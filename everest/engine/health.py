@@ -183,7 +183,7 @@ def chance_warning(
 
     Args:
         loss: the mean of the last training losses.
-        guess: the loss of outputs that are all 0 (`everest.finetuning.loss_of_guessing`).
+        guessing_loss: that of outputs that are all 0 (`everest.finetuning.loss_of_guessing`).
         highest: the highest training loss of the run; a loss that rose and came back needs no higher rate.
         ends: whether the run is at its end.
     """

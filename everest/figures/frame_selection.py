@@ -26,7 +26,7 @@ from everest.figures.rows import ROW_LENGTH, SMALL_POINTS, format_range, with_th
 from everest.figures.style import COLORS, LIGHT_GRAY, escape_dollars, saved_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid, num_candidates
-from everest.methods.selection import RedundancyRobust, kept_per_slice, sample_time_indices
+from everest.methods.selection import RedundancyRobust, count_kept_tokens, sample_time_indices
 from everest.video.reader import read_frames, video_info
 
 
@@ -109,7 +109,7 @@ def select_video_frames(
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     strategy = RedundancyRobust(keep_ratio=options.keep)
-    counts = kept_per_slice(strategy, strategy.importance(x, embed), grid)  # (1, S)
+    counts = count_kept_tokens(strategy, strategy.importance(x, embed), grid)  # (1, S)
     uniform = np.random.default_rng(options.seed).random(counts.shape, dtype=np.float32)
     (sampled,) = sample_time_indices(counts, torch.from_numpy(uniform), num_time_indices)  # (t,)
     return FrameSelection(

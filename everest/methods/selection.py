@@ -282,7 +282,7 @@ class Sampled(ByEmbeddingChange):
             yield "order", "must be descending: what changes most has the highest probability"
 
 
-def kept_per_slice(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:
+def count_kept_tokens(strategy: TopK, importance: Tensor, grid: TokenGrid) -> Tensor:
     """Count the kept tokens in each of S candidate time indices, c_i in the paper: (B, S) int64.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from everest.config.stage_settings import FrameSelectionSettings
 from everest.config.values import settings
 from everest.methods.grid import NoiseLayout, TokenSelection, check_inputs, gather_tokens
-from everest.methods.selection import TopK, kept_per_slice, measure_importance, sample_time_indices
+from everest.methods.selection import TopK, count_kept_tokens, measure_importance, sample_time_indices
 from everest.methods.targets import AnyTarget, FeatureTargets, TargetModule, TeacherUse
 from everest.models.base import PretrainingModel, PretrainingOutput
 from everest.models.block import Block, Blocks
@@ -222,7 +222,7 @@ class MaskedAutoencoder(PretrainingModel):
             x = self.to_input(frames)
             importance = measure_importance(self.strategy, x, self.embedding, self.scorer)
             assert importance is not None
-        counts = kept_per_slice(self.strategy, importance, candidates)  # (B, S)
+        counts = count_kept_tokens(self.strategy, importance, candidates)  # (B, S)
         sampled = sample_time_indices(counts, noise, self.encoder.grid.t)  # (B, t)
         index = sampled[:, None, :, None, None, None]  # of (B, C, S, frames of a time index, H, W)
         clips = frames.unflatten(2, (candidates.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)

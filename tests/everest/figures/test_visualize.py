@@ -17,7 +17,7 @@ from everest.figures.masks import MaskSettings
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
-from everest.methods.selection import kept_per_slice
+from everest.methods.selection import count_kept_tokens
 from everest.methods.strategies import RedundancyRobust
 from everest.models.vit import frame_differences
 from everest.video.writer import write_video
@@ -165,7 +165,7 @@ def test_frames_are_drawn_where_something_moves(video: Path):
     assert numbers == list(range(numbers[0], numbers[0] + 5 * 12, 5))
     x = everest.normalize(resize(everest.read_frames(video, numbers), (32, 48), antialias=True))[None]
     strategy, grid = RedundancyRobust(keep_ratio=0.1), TokenGrid(t=6, h=2, w=3)
-    counts = kept_per_slice(strategy, strategy.importance(x, RawPixels((2, 16, 16))), grid)
+    counts = count_kept_tokens(strategy, strategy.importance(x, RawPixels((2, 16, 16))), grid)
     assert row["counts"] == counts[0].tolist()
     assert json_of("select-frames", video, *options) == row
     assert json_of("select-frames", video, *options, "--seed", "1") != row

@@ -15,7 +15,7 @@ from everest.checkpoints.frozen import find_frozen
 from everest.config.recipe import load_recipe
 from everest.data.recipe_clips import pretrain_dataset
 from everest.methods.grid import NoiseLayout, TokenGrid, num_candidates
-from everest.methods.selection import kept_per_slice, sample_time_indices
+from everest.methods.selection import count_kept_tokens, sample_time_indices
 from everest.methods.strategies import RedundancyRobust
 from everest.models.spec import pretrain_spec
 
@@ -32,10 +32,10 @@ def test_candidates_are_the_floor_of_alpha_times_as_many(time_indices: int, alph
 def test_kept_tokens_are_counted_by_time_index():
     grid = TokenGrid(t=3, h=1, w=3)
     importance = torch.tensor([[1.0, 9, 2, 8, 7, 6, 0, 0, 5]])  # the five largest: 9 | 8 7 6 | 5
-    assert kept_per_slice(RedundancyRobust(keep_ratio=0.56), importance, grid).tolist() == [[1, 3, 1]]
+    assert count_kept_tokens(RedundancyRobust(keep_ratio=0.56), importance, grid).tolist() == [[1, 3, 1]]
     ascending = RedundancyRobust(keep_ratio=0.34, visible_ratio=None, order="ascending")
-    assert kept_per_slice(ascending, importance, grid).tolist() == [[1, 0, 2]]
-    kept = kept_per_slice(
+    assert count_kept_tokens(ascending, importance, grid).tolist() == [[1, 0, 2]]
+    kept = count_kept_tokens(
         RedundancyRobust(keep_ratio=0.5), torch.tensor([[0.0, 1, 5, 6]]), TokenGrid(t=2, h=1, w=2)
     )
     assert sample_time_indices(kept, torch.tensor([[0.9, 0.2]]), 1).tolist() == [

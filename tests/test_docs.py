@@ -169,6 +169,7 @@ def desk(videos, tmp_path, clip_files, image_file, monkeypatch) -> Path:
     for file in ("annotated.csv", "second.csv"):
         (tmp_path / file).write_text("".join(["video,start,end,label\n", *bouts]))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the jobs of a sweep
     return tmp_path
 
 

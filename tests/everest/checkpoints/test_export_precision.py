@@ -526,7 +526,9 @@ def test_an_export_writes_the_program_beside_the_file_and_keeps_the_users_own(cl
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_stopped_export_leaves_nothing(how: signal.Signals, classifier_run: Path, tmp_path: Path):
+    before = signal.signal(how, signal.SIG_DFL)  # the tests themselves may run under nohup
     process = start("export", classifier_run, "--to", "onnx", "-o", tmp_path / "a.onnx", group=False)
+    signal.signal(how, before)
     wait_until(lambda: any(tmp_path.iterdir()), process)
     process.send_signal(how)
     assert process.wait(timeout=120) == 128 + how

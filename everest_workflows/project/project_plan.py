@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from everest.checkpoints.describe import WeightSettings, read_weight_settings
 from everest.config.settings import DataSettings, Recipe
 from everest.engine.schedule import MIN_STEPS, steps_between_validations
-from everest.errors import join_first
 from everest.lists.classes import Classes
-from everest.lists.labels import Label, class_indices
-from everest.lists.reading import SampleList
-from everest.lists.sample import ListSize, Sample
+from everest.lists.sample import ListSize
 from everest.lists.sources import read_source
-from everest.prepare.check import difference_text, differences_by_headers
 from everest.system.compute import NetworkTime
 from everest.system.events import Emit, warning
 from everest.system.files import PART_SUFFIX
 from everest.system.run_folder import RECIPE_FILE
 from everest.system.text import plural, time_text
-from everest_workflows.annotations.bout import BACKGROUND, UNSCORED
-from everest_workflows.annotations.records import left_out_rows, left_out_text
+from everest_workflows.annotations.records import left_out_rows
 from everest_workflows.project.adaptation import measure_adaptation
 from everest_workflows.project.alarm_rates import find_clip_seconds
 from everest_workflows.project.candidates import measure_clip_seconds
-from everest_workflows.project.lists import STEP, check_copies, make_lists
+from everest_workflows.project.listed_samples import (
+    ListedSamples,
+    describe_lists,
+    describe_samples,
+    describe_size,
+    list_warnings,
+)
+from everest_workflows.project.lists import STEP, make_lists
 from everest_workflows.project.request import LISTS, ProjectLists, Request
 from everest_workflows.project.result import NETWORK
-from everest_workflows.project.summary import MAX_CLASSES, MAX_NAMES
 from everest_workflows.recordings.alarms import check_normal
 from everest_workflows.recordings.timelines import STEP_AS_TRAINED
 from everest_workflows.suggest.model_size import NETWORK_FRACTION, fit_latency
@@ -46,10 +45,6 @@ PLANNED_FRACTION: Final = 0.95  # of --hours; heuristic: the rest is for the pla
 CHECK_SECONDS: Final = 3.0  # estimate: to start a test of the best linear candidate, and to write its page
 FIT_SECONDS: Final = 0.0028  # estimate: to fit all linear candidates, for each sample and class
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
-DIFFERENCE_FIXES: Final = {  # see `everest.prepare.check.class_differences`
-    "frame rate": "record all classes alike, or --set data.fps=N with the lowest rate",
-    "frame size": "record all classes alike, or shrink all to the smallest by everest prepare encode",
-}
 MIN_TO_CHOOSE: Final = 20  # default: with fewer validation samples, each is more than 5 %
 
 
@@ -63,25 +58,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListedSamples:
-    """The labeled samples of a project."""
-
-    lists: ProjectLists
-    sources: Mapping[str, SampleList]  # by the keys of the lists
-    classes: Classes
-
-    @property
-    def all(self) -> tuple[Sample, ...]:
-        return tuple(chain.from_iterable(source.samples for source in self.sources.values()))
-
-    def count(self, key: str) -> int:
-        """The number of samples of a list; of folds, each sample is validated and tested once."""
-        source = self.sources.get("train" if self.lists.folds else key)
-        return 0 if source is None else len(source.samples)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
+class PlannedTraining:
     """What is trained, and for how long."""
 
     suggestion: Suggestion  # with as many steps as --hours allows
@@ -99,10 +76,10 @@ def make_plan(request: Request, folder: Path, emit: Emit) -> Plan:
     lists = make_lists(request, folder / NEW_LISTS, emit)
     suggestion = _suggest(request, lists.section, start, folder / RECIPE_FILE)
     samples = _read_samples(request, lists, suggestion.recipe.data)
-    estimate = _estimate(request, samples, suggestion, emit)
-    warnings = list(_list_warnings(samples))
-    document = _describe(request, samples, estimate, warnings)
-    return Plan(lists=replace(lists, warnings=warnings), suggestion=estimate.suggestion, document=document)
+    planned = _estimate(request, samples, suggestion, emit)
+    warnings = list(list_warnings(samples))
+    document = _describe(request, samples, planned, warnings)
+    return Plan(lists=replace(lists, warnings=warnings), suggestion=planned.suggestion, document=document)
 
 
 def _suggest(
@@ -133,7 +110,9 @@ def _read_samples(request: Request, lists: ProjectLists, data: DataSettings) -> 
     return ListedSamples(lists=lists, sources=sources, classes=classes)
 
 
-def _estimate(request: Request, samples: ListedSamples, suggestion: Suggestion, emit: Emit) -> Estimate:
+def _estimate(
+    request: Request, samples: ListedSamples, suggestion: Suggestion, emit: Emit
+) -> PlannedTraining:
     """Measure how long the stages take on this machine, and shorten them to --hours."""
     adaptation = []
     if request.adapts:
@@ -156,7 +135,7 @@ def _estimate(request: Request, samples: ListedSamples, suggestion: Suggestion, 
     else:
         seconds, checks = _estimate_linear_seconds(suggestion.recipe, samples), 0.0
     stages = [each for each in suggestion.times if trains_network or each.stage == "pretrain"]
-    return Estimate(
+    return PlannedTraining(
         suggestion=suggestion,
         trains_network=trains_network,
         stages=[*adaptation, *stages],
@@ -216,41 +195,28 @@ def _estimate_linear_seconds(recipe: Recipe, samples: ListedSamples) -> float:
     return read + comparisons * (CHECK_SECONDS + fits)
 
 
-def _list_warnings(samples: ListedSamples) -> Iterator[str]:
-    """What may make the test too easy."""
-    parts = {
-        sample.path: name if samples.lists.are_given else sample.group_or_path
-        for name, source in samples.sources.items()
-        for sample in source.samples
-    }
-    yield from check_copies(parts)
-    yield from check_groups(samples.all)
-    for row in differences_by_headers(replace(samples.sources["train"], samples=samples.all).by_class):
-        yield f"{difference_text(row)}; {DIFFERENCE_FIXES[row['of']]}"
-
-
 def _describe(
-    request: Request, samples: ListedSamples, estimate: Estimate, warnings: Sequence[str]
+    request: Request, samples: ListedSamples, planned: PlannedTraining, warnings: Sequence[str]
 ) -> dict[str, Any]:
     """The document of `--json`, with the lines for people."""
-    lists, suggestion = samples.lists, estimate.suggestion
+    lists, suggestion = samples.lists, planned.suggestion
     counts, lines = describe_samples(samples.all, samples.classes, windows=lists.window is not None)
     time = suggestion.network_time if request.trains_network or request.init is not None else None
-    lines += _describe_lists(lists, suggestion.recipe.data, samples.sources)
+    lines += describe_lists(samples, suggestion.recipe.data)
     trainings, trained, checks = 0, "", " to compute features, and to fit and test linear models"
-    if estimate.trains_network:
+    if planned.trains_network:
         trainings, of_folds = 1 + len(lists.folds), " in each fold" if lists.folds else ""
         compared = samples.count("val") // max(len(lists.folds), 1)
         if compared < MIN_TO_CHOOSE:
             size = plural(compared, ListSize.of(samples.all).noun)
             lines.append(f"warning: a network is compared on only {size}{of_folds}")
         trained = f" for {plural(trainings, 'fine-tuning')}" if trainings > 1 else ""
-        checks = f", including {time_text(estimate.check_seconds)} for validations and tests"
+        checks = f", including {time_text(planned.check_seconds)} for validations and tests"
     else:
         lines.append("candidates: linear models only (--hours H also fine-tunes a network)")
-    lines += [*_describe_model(suggestion, time), *map(str, estimate.stages)]
-    lines.append(f"all training: about {time_text(estimate.seconds)}{trained}{checks}")
-    sizes = {key: _describe_size(source.samples) for key, source in samples.sources.items()}
+    lines += [*_describe_model(suggestion, time), *map(str, planned.stages)]
+    lines.append(f"all training: about {time_text(planned.seconds)}{trained}{checks}")
+    sizes = {key: describe_size(source.samples) for key, source in samples.sources.items()}
     return {
         "lists": sizes,
         "classes": counts,
@@ -258,9 +224,9 @@ def _describe(
         "network_ms": None if time is None else time.alone_ms,
         "init": None if suggestion.start is None else suggestion.start.name,
         "left_out": left_out_rows(lists.left_out),
-        "stages": [each._asdict() for each in estimate.stages],
+        "stages": [each._asdict() for each in planned.stages],
         "trainings": trainings,
-        "minutes": round(estimate.seconds / 60, 1),
+        "minutes": round(planned.seconds / 60, 1),
         "lines": [
             *(f"{key}: {size}" for key, size in sizes.items()),
             *lines,
@@ -268,28 +234,6 @@ def _describe(
         ],
         "warnings": warnings,
     }
-
-
-def _describe_size(samples: Sequence[Sample]) -> str:
-    """The number of samples of a list, with the names of a few groups."""
-    groups = sorted({sample.group for sample in samples if sample.group is not None})
-    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MAX_NAMES else ""
-    return f"{ListSize.of(samples)}{names}"
-
-
-def _describe_lists(
-    lists: ProjectLists, data: DataSettings, sources: Mapping[str, SampleList]
-) -> Iterator[str]:
-    """How the samples are divided, and what of the annotations counts."""
-    if lists.are_given:
-        yield f"divided by the lists in {data.root}: {', '.join(getattr(data, key) for key in sources)}"
-    if lists.folds:
-        yield f"{len(lists.folds)} folds: each group is tested once, by a model that has not seen it"
-    if lists.left_out:
-        yield f"left out of the annotations: {left_out_text(lists.left_out)}"
-    if lists.subjects:
-        names = join_first(lists.subjects, MAX_NAMES)
-        yield f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject"
 
 
 def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> Iterator[str]:
@@ -311,57 +255,3 @@ def _describe_model(suggestion: Suggestion, time: NetworkTime | None) -> Iterato
     if start is not None:
         over = " spread over the video" if start.is_image and data.frames > 1 else ""
         yield f"starts from {start.title}, {clip}{over}"
-
-
-def check_groups(samples: Sequence[Sample]) -> Iterator[str]:
-    """Warns if each group of several samples has one class: a model may learn its light or camera."""
-    labels: dict[str, list[Label]] = defaultdict(list)
-    for sample in samples:
-        if class_indices(sample.labels[0]):  # not of numbers, nor of a window without a bout
-            labels[sample.group_or_path].append(sample.labels[0])
-    several = [listed for listed in labels.values() if len(listed) > 1]
-    if several and all(len(set(listed)) == 1 for listed in several):
-        problem = "every group has clips of one class only, so a model may learn the light, camera or place"
-        yield f"{problem} of groups, and the test cannot tell; film several classes in each group"
-
-
-def describe_samples(
-    samples: Sequence[Sample], classes: Classes, *, windows: bool
-) -> tuple[dict[str, int], list[str]]:
-    """The number of samples of each class, and lines about classes, groups and time without a bout.
-
-    `windows`: whether the samples are from annotated recordings.
-    """
-    groups = sorted({sample.group for sample in samples if sample.group is not None})
-    lines = [f"{plural(len(groups), 'group')}: {join_first(groups, MAX_NAMES)}"] if groups else []
-    if classes.heads[0].task == "regression":
-        return {}, lines
-    counts = dict.fromkeys(classes.names_of_head(classes.heads[0]), 0)
-    sources_of: dict[str, set[str]] = defaultdict(set)  # of each class
-    behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
-    without = 0
-    for sample in samples:
-        names = {classes.name(index) for index in class_indices(sample.labels[0])}
-        for name in names:
-            counts[name] += 1
-            sources_of[name].add(sample.group_or_path)
-        behaviors[sample.group_or_path] |= names - {BACKGROUND}
-        without += not names - {BACKGROUND}
-    groups_of = {
-        name: f" ({plural(len(sources), 'group')})" for name, sources in sources_of.items() if groups
-    }
-    sizes = [f"{name} {number}{groups_of.get(name, '')}" for name, number in counts.items()]
-    lines = [f"{plural(len(sizes), 'class')}: {join_first(sizes, MAX_CLASSES)}", *lines]
-    if windows and without:
-        fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
-        fix = f"label time that nobody watched '{UNSCORED}'"
-        lines.append(f"{without} of {plural(len(samples), 'window')} have no bout ({fate}); {fix}")
-    if rare := [name for name, sources in sources_of.items() if len(sources) == 1]:
-        unit = "group" if groups else "recording" if windows else "video"
-        problem = f"{join_first(rare, MAX_NAMES)} can be learned or tested, not both"
-        lines.append(f"warning: {problem}: all from one {unit}; add {unit}s with it, or merge classes")
-    single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
-    if windows and single:
-        problem = f"only one behavior is annotated in {join_first(single, MAX_NAMES)}"
-        lines.append(f"warning: {problem}; time with any other counts as time without behavior")
-    return counts, lines

@@ -33,7 +33,7 @@ def group_recordings(group: str, videos: Iterable[str]) -> dict[str, list[str]]:
 def suggest_budget(timelines: Timelines, saved: Path, group: str | None) -> Iterator[str]:
     """Yield the command that plans or draws windows to check, in each group by the --group of training.
 
-    None if the model has not a single head of classes.
+    Nothing for a model of numbers or of several heads.
     """
     from everest_workflows.recordings.checked_windows import choose_first_sample
     from everest_workflows.recordings.window_plan import find_group_pattern, has_fold_tests

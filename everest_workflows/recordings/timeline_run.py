@@ -165,7 +165,7 @@ def run_timeline(
             emit(notice(text))
         if source.save is not None and timelines.extents:
             timelines.save(source.save)
-        alarms = find_alarms(timelines, **alarms) if alarms else {}
+        found_alarms = find_alarms(timelines, **alarms) if alarms else {}
         bouts, scores = timelines.bouts(), None
         if labeled is not None:
             scores = score_timelines(timelines, bouts, labeled, emit=emit)
@@ -174,6 +174,6 @@ def run_timeline(
             from everest_workflows.recordings.timeline_figure import draw_timelines
 
             draw_timelines(plot, timelines, bouts, labeled or {})
-        results = TimelineResults(timelines=timelines, bouts=bouts, alarms=alarms, scores=scores)
+        results = TimelineResults(timelines=timelines, bouts=bouts, alarms=found_alarms, scores=scores)
         results.write(outputs, kind)
         return results

@@ -14,8 +14,8 @@ from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest_workflows.annotations.bout import Bout
 from everest_workflows.project import project_plan
+from everest_workflows.project.listed_samples import check_groups, describe_samples
 from everest_workflows.project.lists import check_copies, training_window_seconds
-from everest_workflows.project.project_plan import check_groups, describe_samples
 
 
 def test_a_dry_run_prints_minutes_and_writes_nothing(class_folders, tmp_path, monkeypatch):
